@@ -1,0 +1,1 @@
+"""Floor 1, pure: entries, commands, the state machine and the Merkle tree."""

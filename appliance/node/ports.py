@@ -1,0 +1,325 @@
+"""What the node driver needs from the world. The adapters implement these; tests have versions in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from appliance.ledger.commands import WriteRequest, WriteResult
+from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
+from appliance.raft.messages import AnyMessage, Configuration, Entry, HardState, SnapshotMeta
+
+
+class Identity(Struct, frozen=True):
+    """Who a data directory belongs to. `cluster_id` is 32 hex digits, `incarnation` a random 63-bit number."""
+
+    cluster_id: str
+    node_id: int
+    incarnation: int
+
+
+class StoredLog(Struct, frozen=True):
+    """What a log store holds when it is opened.
+
+    Attributes:
+        hard_state: term, vote and commit hint.
+        snapshot: what stands before the first entry; index 0 and term 0 in a log that never was compacted.
+        last_index: index of the last entry, or the snapshot's.
+        term_starts: (first index, term) of each run of entries of one term, in order.
+        configurations: (index, configuration) of every configuration entry in the log, in order.
+    """
+
+    hard_state: HardState
+    snapshot: SnapshotMeta
+    last_index: int
+    term_starts: tuple[tuple[int, int], ...] = ()
+    configurations: tuple[tuple[int, Configuration], ...] = ()
+
+
+class LogStore(Protocol):
+    """`raft.db`. Every method that changes something is durable when it returns; called from one thread at a time,
+    `read` from another at the same time.
+    """
+
+    def load(self) -> StoredLog:
+        """Read what is stored; every entry's checksum is checked."""
+        ...
+
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+        """In one transaction: drop everything from the first entry's index on, add the entries, set the hard state."""
+        ...
+
+    def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Entries first..last inclusive, at least one, stopping before `bytes_max` is exceeded; checksums checked."""
+        ...
+
+    def compact(self, meta: SnapshotMeta) -> None:
+        """Drop entries up to and including meta.index, which becomes what stands before the first entry."""
+        ...
+
+    def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
+        """Remember that this received snapshot file is about to replace `ledger.db`."""
+        ...
+
+    def pending_install(self) -> tuple[SnapshotMeta, str] | None:
+        """The install that `begin_install` remembered and `finish_install` has not ended."""
+        ...
+
+    def finish_install(self, meta: SnapshotMeta) -> None:
+        """In one transaction: drop the whole log, let `meta` stand before the first entry, forget the marker."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+
+class LedgerStore(StateView, Protocol):
+    """`ledger.db` with the memory in front of it. `add` and the reads are called on the event loop, `flush`,
+    `checkpoint` and `copy_to` on worker threads.
+    """
+
+    def load(self) -> tuple[Summary, bytes]:
+        """The summary that is stored and the encoded `SnapshotMeta` beside it (empty when new)."""
+        ...
+
+    def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
+        """Take applied changes into memory; from now on all reads see them. Raises nothing, blocks on nothing."""
+        ...
+
+    def flush(self, index_max: int) -> int:
+        """Write pending changes up to a raft index (batches of `add` whose summary does not pass it); answers the
+        applied index now in the file (not yet durable).
+        """
+        ...
+
+    def checkpoint(self) -> int:
+        """Move the WAL into the file and sync it; answers the applied index that is durable now."""
+        ...
+
+    def pending_bytes(self) -> int:
+        """Memory that waits for `flush`."""
+        ...
+
+    def leaf(self, leaf_index: int) -> NewLeaf | None:
+        """A stored leaf with salt and value."""
+        ...
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
+        """Present keys with this prefix that come behind `after`, in the order of their UTF-8 bytes."""
+        ...
+
+    def copy_to(self, path: Path) -> tuple[Summary, bytes]:
+        """Write a consistent copy of the file's state by one read transaction; answers what the copy holds."""
+        ...
+
+    def replace(self, path: Path) -> tuple[Summary, bytes]:
+        """Put a received, verified file in the place of `ledger.db` (sync, rename, sync the directory), drop all
+        memory, and load it.
+        """
+        ...
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        ...
+
+    def close(self) -> None:
+        """Close the files; what was not flushed is dropped (the log has it)."""
+        ...
+
+
+class Hello(Struct, frozen=True):
+    """What a node says of itself when a peer connects.
+
+    Attributes:
+        version: version of the program.
+        protocol: version of the peer protocol.
+        features: names of optional abilities.
+        identity: who it is.
+        address: its client address.
+        raft_address: its peer address.
+        last_index: last index of its log (0 and an empty configuration when it was never bootstrapped).
+        configuration: the founding or current configuration.
+    """
+
+    version: str
+    protocol: int
+    features: tuple[str, ...]
+    identity: Identity
+    address: str
+    raft_address: str
+    last_index: int
+    configuration: Configuration
+
+
+class PeerEvents(Protocol):
+    """What the transport calls, on the event loop."""
+
+    def hello(self) -> Hello:
+        """What this node says of itself now."""
+        ...
+
+    def on_hello(self, hello: Hello) -> None:
+        """A peer was reached or has connected, and belongs to this cluster."""
+        ...
+
+    def on_message(self, message: AnyMessage) -> None:
+        """A Raft message came in; its entries' checksums were checked."""
+        ...
+
+    def on_traces(self, traces: Sequence[tuple[int, str]]) -> None:
+        """Trace contexts (raft index, traceparent) of sampled entries in the next message from the same peer."""
+        ...
+
+    def on_unreachable(self, node_id: int) -> None:
+        """The connection to a peer was lost or could not be made."""
+        ...
+
+    async def on_write(self, request: WriteRequest) -> WriteResult:
+        """A follower forwarded a write. Raises `ApplianceError`."""
+        ...
+
+    async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
+        """A snapshot has been received completely into `path` and its digest checked."""
+        ...
+
+    def snapshot_path(self) -> Path:
+        """Where to put a snapshot that is being received."""
+        ...
+
+
+class PeerNetwork(Protocol):
+    """The links to the other nodes. All methods are called on the event loop."""
+
+    async def start(self, events: PeerEvents, seeds: Sequence[str]) -> None:
+        """Listen, and keep a connection to every seed and every known peer."""
+        ...
+
+    def set_peers(self, addresses: dict[int, str]) -> None:
+        """The peers of the current configuration: node id to peer address."""
+        ...
+
+    def send(self, message: AnyMessage, traces: Sequence[tuple[int, str]] = ()) -> None:
+        """Send without waiting; dropped when there is no connection or too much waits on it (Raft repeats itself)."""
+        ...
+
+    async def forward_write(self, node_id: int, request: WriteRequest, timeout_s: float) -> WriteResult:
+        """Have the leader carry out a write. Raises `ApplianceError`: the leader's own; `no_leader` when the request
+        surely was not handed over; `outcome_unknown` when it was and no answer came.
+        """
+        ...
+
+    async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
+        """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
+        ...
+
+    def connected(self) -> dict[int, float]:
+        """For each connected peer, seconds since something came from it."""
+        ...
+
+    async def close(self) -> None:
+        """Close all links."""
+        ...
+
+
+class Clock(Protocol):
+    """Wall and monotonic time."""
+
+    def now_us(self) -> int:
+        """Unix time in microseconds."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+
+class Counter(Protocol):
+    """A bound child of a counter."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Add."""
+        ...
+
+
+class Gauge(Protocol):
+    """A bound child of a gauge."""
+
+    def set(self, value: float) -> None:
+        """Set."""
+        ...
+
+
+class Histogram(Protocol):
+    """A bound child of a histogram; an exemplar is the trace id of a sampled request."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count a value."""
+        ...
+
+
+class Instruments(Protocol):
+    """Metrics of the table `appliance.tables.metrics`, bound once at construction and kept by who uses them.
+    A name or a label that is not in the table raises `KeyError`.
+    """
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        """The counter's child with these labels."""
+        ...
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        """The gauge's child with these labels."""
+        ...
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """The histogram's child with these labels."""
+        ...
+
+
+class Span(Protocol):
+    """A span that is being recorded."""
+
+    traceparent: str
+
+    def end(self, error: str = "") -> None:
+        """Finish it now."""
+        ...
+
+
+class Tracer(Protocol):
+    """Spans for sampled requests only; everything is a no-op when nothing is exported."""
+
+    def start(self, name: str, traceparent: str, **attributes: str | int) -> Span | None:
+        """Start a child of a sampled parent; None when `traceparent` is empty or not sampled."""
+        ...
+
+    def record(self, name: str, traceparent: str, start_us: int, end_us: int, **attributes: str | int) -> None:
+        """Record a span that is over already."""
+        ...
+
+
+class Log(Protocol):
+    """Structured log: an event of the table `appliance.tables.events` and its fields."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Write at level debug."""
+        ...
+
+    def info(self, event: str, **fields: object) -> None:
+        """Write at level info."""
+        ...
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Write at level warning."""
+        ...
+
+    def error(self, event: str, **fields: object) -> None:
+        """Write at level error."""
+        ...
