@@ -1,4 +1,4 @@
-"""The one table of metrics: name, kind, unit, labels, meaning. Exposition, dashboards, rules and docs are held to it."""
+"""The one table of metrics: name, kind, unit, labels, meaning. Exposition, dashboards and docs are held to it."""
 
 from __future__ import annotations
 
