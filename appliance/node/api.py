@@ -97,6 +97,24 @@ class Figures(Struct, frozen=True):
     state_hash: str
 
 
+class AuditAnswer(Struct, frozen=True):
+    """The answer to an audit query.
+
+    Attributes:
+        columns: names of the columns, in order.
+        rows: the rows as JSON values when the format is json, else empty.
+        truncated: whether a limit on rows or bytes cut the answer.
+        media_type: of `body`.
+        body: the encoded answer, in the format that was asked for.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[list[object]]
+    truncated: bool
+    media_type: str
+    body: bytes
+
+
 class NodeService(Protocol):
     """A running node. Every method raises `ApplianceError` and nothing else on purpose."""
 
