@@ -167,14 +167,6 @@ class HeartbeatResponse(Message, frozen=True, tag="heartbeat_response"):
     round: int
 
 
-class SnapshotRequest(Message, frozen=True, tag="snapshot"):
-    """InstallSnapshot. Sent by the core as metadata; the driver streams the content and steps it in, complete,
-    at the receiver.
-    """
-
-    meta: SnapshotMeta
-
-
 class ReadIndexRequest(Message, frozen=True, tag="read_index"):
     """A follower asks the leader for a read index."""
 
@@ -200,7 +192,6 @@ AnyMessage = (
     | AppendResponse
     | Heartbeat
     | HeartbeatResponse
-    | SnapshotRequest
     | ReadIndexRequest
     | ReadIndexResponse
     | TimeoutNow

@@ -1,0 +1,20 @@
+"""Heartbeats: they keep followers, carry the commit index, and confirm leadership for reads."""
+
+from __future__ import annotations
+
+from appliance.raft.messages import Heartbeat
+from appliance.raft.progress import Progress
+from appliance.raft.state import RaftState
+
+
+def send(state: RaftState, node_id: int, progress: Progress) -> None:
+    """Queue a heartbeat; it carries a commit index that the follower surely holds."""
+    commit = min(state.commit_index, progress.match_index)
+    progress.commit_sent = max(progress.commit_sent, commit)
+    state.messages.append(state.make(Heartbeat, node_id, commit_index=commit, round=state.round))
+
+
+def broadcast(state: RaftState) -> None:
+    """Queue a heartbeat to every follower."""
+    for node_id, progress in state.progress.items():
+        send(state, node_id, progress)
