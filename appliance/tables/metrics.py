@@ -103,5 +103,7 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow("scribe_start_time_seconds", _G, "s", "Unix time at which the node started"),
         MetricRow("scribe_build_info", _G, "", "1, with the version", ("version", "node_id")),
         MetricRow("scribe_log_lines_total", _C, "lines", "Log lines written, by level", ("level",)),
+        MetricRow("scribe_log_write_errors_total", _C, "lines", "Log lines that a sink did not take", ("sink",)),
+        MetricRow("scribe_trace_export_failures_total", _C, "batches", "Batches of spans that no collector took"),
     )
 }

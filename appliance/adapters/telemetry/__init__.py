@@ -1,0 +1,1 @@
+"""Telemetry: ECS log lines, Prometheus metrics, OpenTelemetry spans."""

@@ -1,0 +1,115 @@
+"""The one table of log events: name, level, message, fields. Log lines, Filebeat's fields and docs are held to it.
+
+The name of an event is its ECS `event.action`; the part before the dot names its dataset. A field is written
+as `scribe.<field>`. The fields of `COMMON_FIELDS` may stand on any event and become ECS fields of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How loud an event is, quietest first."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One kind of log line.
+
+    Attributes:
+        name: dotted name, stable; searches and alerts rely on it.
+        level: the only level at which it is logged.
+        message: what a person reads; `{field}` stands for a field's value.
+        fields: names of the fields that it may carry.
+    """
+
+    name: str
+    level: Level
+    message: str
+    fields: tuple[str, ...] = ()
+
+
+COMMON_FIELDS: Mapping[str, str] = {
+    "traceparent": "trace.id and span.id",
+    "request_id": "http.request.id",
+    "error": "error.type, error.message and, for an exception, error.stack_trace",
+}
+
+_D, _I, _W, _E = Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR
+
+EVENTS: Mapping[str, EventRow] = {
+    row.name: row
+    for row in (
+        # Node
+        EventRow("node.starting", _I, "Node {node_id} starts, version {version}", ("node_id", "version", "data_dir")),
+        EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),
+        EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
+        EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
+        EventRow("node.failed", _E, "Node {node_id} cannot go on: {reason}", ("node_id", "reason")),
+        EventRow("node.task_failed", _E, "The task {task} failed", ("task",)),
+        EventRow("node.loop_lag", _W, "The event loop was held up for {lag_s} s", ("lag_s",)),
+        # Raft
+        EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),
+        EventRow("raft.leader", _I, "Node {leader_id} leads in term {term}", ("leader_id", "term")),
+        EventRow("raft.no_leader", _W, "No leader is known in term {term}", ("term",)),
+        EventRow("raft.stepped_down", _W, "No longer leader in term {term}: {reason}", ("term", "reason")),
+        EventRow("raft.diverged", _E, "The state differs from the leader's at index {index}", ("index",)),
+        # Storage
+        EventRow("storage.opened", _I, "{part} opened at index {index}", ("part", "index", "size_bytes")),
+        EventRow("storage.recovered", _I, "{part} recovered: {detail}", ("part", "detail", "index")),
+        EventRow("storage.flush_slow", _W, "Writing applied changes took {seconds} s", ("seconds", "entries")),
+        EventRow("storage.fsync_slow", _W, "Making the log durable took {seconds} s", ("seconds", "entries")),
+        EventRow("storage.failed", _E, "{part} failed", ("part", "path")),
+        EventRow("storage.damaged", _E, "{part} is damaged: {detail}", ("part", "detail", "path", "index")),
+        EventRow("storage.disk_full", _E, "The disk is full; writes are refused", ("free_bytes", "path")),
+        EventRow("storage.compacted", _I, "The log is compacted up to index {index}", ("index", "dropped")),
+        # Snapshots
+        EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "size_bytes")),
+        EventRow("snapshot.sent", _I, "Node {peer} has the snapshot", ("peer", "index", "size_bytes", "seconds")),
+        EventRow("snapshot.send_failed", _W, "The snapshot did not reach node {peer}", ("peer", "index", "reason")),
+        EventRow("snapshot.installed", _I, "A snapshot is installed at index {index}", ("index", "size_bytes")),
+        EventRow("snapshot.install_failed", _E, "A snapshot cannot be installed", ("index", "reason")),
+        # Peers
+        EventRow("peer.listening", _I, "Peers may connect to {address}", ("address", "auth")),
+        EventRow("peer.connected", _I, "Node {peer} is connected", ("peer", "address", "version", "direction")),
+        EventRow("peer.lost", _W, "Node {peer} is lost: {reason}", ("peer", "address", "reason")),
+        EventRow("peer.unreachable", _W, "{address} cannot be reached: {reason}", ("peer", "address", "reason")),
+        EventRow("peer.refused", _W, "A peer was refused: {reason}", ("peer", "address", "reason")),
+        EventRow("peer.message_dropped", _D, "A message to node {peer} was dropped", ("peer", "reason", "kind")),
+        EventRow("peer.bad_message", _W, "Node {peer} sent what cannot be read: {reason}", ("peer", "reason")),
+        # HTTP
+        EventRow("http.started", _I, "HTTP answers on {address}", ("address", "tls")),
+        EventRow("http.stopped", _I, "HTTP has stopped", ("address",)),
+        EventRow("http.error", _E, "{method} {route} failed with {code}", ("method", "route", "status", "code")),
+        EventRow("http.refused", _I, "{method} {route} refused with {code}", ("method", "route", "status", "code")),
+        EventRow("http.auth_failed", _W, "A request was refused: {reason}", ("reason", "address", "actor", "route")),
+        EventRow("http.verification_failed", _E, "{key} does not match its proof", ("key", "leaf_index")),
+        # Audit
+        EventRow("audit.query", _I, "{actor} ran an audit query", ("actor", "sql", "outcome", "rows", "seconds")),
+        EventRow("audit.query_failed", _W, "An audit query ended with {outcome}", ("outcome", "seconds", "detail")),
+        EventRow("audit.sealed", _I, "{segments} audit segments were sealed", ("segments", "rows", "size_bytes")),
+        EventRow("audit.segment_rebuilt", _W, "Audit segment {segment} is damaged and is rebuilt", ("segment",)),
+        EventRow("audit.worker_failed", _W, "An audit worker ended with {exit_code}", ("exit_code", "detail")),
+        # Configuration and telemetry
+        EventRow("config.loaded", _I, "Configuration read from {path}", ("path",)),
+        EventRow("config.reloaded", _I, "Reloaded: {changed}", ("path", "changed")),
+        EventRow("config.reload_failed", _E, "The reload failed; what was set before stays", ("path", "reason")),
+        EventRow("log.file_failed", _W, "The log file cannot be written: {reason}", ("path", "reason")),
+        EventRow("log.python", _I, "{text}", ("text", "logger")),
+        EventRow("trace.export_failed", _W, "Traces cannot be exported to {endpoint}", ("endpoint",)),
+        EventRow(
+            "trace.export_resumed",
+            _I,
+            "Traces are exported again, {failures} batches were lost",
+            ("endpoint", "failures"),
+        ),
+    )
+}
