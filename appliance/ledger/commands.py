@@ -1,7 +1,7 @@
 """Commands: what a Raft entry's data means to the ledger, and what applying one answers.
 
-Encoded with msgpack. The first field of every command is its format version; a node refuses to apply
-a format that it does not know, because guessing would make it diverge.
+Encoded with msgpack: an array of the command's tag, its format version, and its fields. A node refuses to
+apply a tag, a format or a field that it does not know, because guessing would make it diverge.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
+from appliance.ledger import encoding
+
 COMMAND_FORMAT: Final = 1
-SALT_BYTES: Final = 16
+SALT_BYTES: Final = encoding.SALT_BYTES
 KEY_BYTES_MAX: Final = 1024
 ACTOR_BYTES_MAX: Final = 256
 REQUEST_ID_BYTES_MAX: Final = 128
 IDEMPOTENCY_KEY_BYTES_MAX: Final = 128
 IDEMPOTENCY_TTL_US: Final = 24 * 3600 * 1_000_000
+TIMESTAMP_US_MAX: Final = encoding.INTEGER_MAX
 
 MUST_BE_ABSENT: Final = 0  # if_version: the key must be absent or deleted (If-None-Match: *)
 
@@ -29,7 +33,7 @@ class Op(StrEnum):
     DELETE = "delete"
 
 
-class Operation(Struct, frozen=True, array_like=True, gc=False):
+class Operation(Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """One operation as the client asked for it.
 
     Attributes:
@@ -67,13 +71,15 @@ class WriteRequest(Struct, frozen=True, array_like=True, gc=False):
     traceparent: str = ""
 
 
-class WriteCommand(Struct, frozen=True, array_like=True, gc=False, tag="write"):
+class WriteCommand(Struct, frozen=True, array_like=True, gc=False, tag="write", forbid_unknown_fields=True):
     """A write as it stands in the log: the request plus what only the leader may decide.
 
     Attributes:
         format: `COMMAND_FORMAT`.
         timestamp_us: leader's stamp, Unix microseconds, never earlier than the stamp before it.
         salts: `SALT_BYTES` for each operation, concatenated.
+        idempotency_keys_max: the leader's limit on idempotency keys held, set when idempotency_key is; replicas
+            decide by it and not by their own settings, which may differ. 0 stands for the machine's own limit.
     """
 
     format: int
@@ -85,6 +91,51 @@ class WriteCommand(Struct, frozen=True, array_like=True, gc=False, tag="write"):
     batch: bool = False
     idempotency_key: str | None = None
     request_hash: bytes = b""
+    idempotency_keys_max: int = 0
+
+
+class UnknownCommand(Exception):
+    """An entry's data is no command that this version of the program knows. The node must stop, not skip it."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(WriteCommand)  # further commands join here as a union, told apart by their tags
+
+
+def encode_write(request: WriteRequest, timestamp_us: int, salts: bytes, idempotency_keys_max: int) -> bytes:
+    """Make the data of a log entry out of a request and what the leader decides; see `WriteCommand`."""
+    assert len(salts) == SALT_BYTES * len(request.operations)
+    return _encoder.encode(
+        WriteCommand(
+            COMMAND_FORMAT,
+            timestamp_us,
+            request.operations,
+            salts,
+            request.actor,
+            request.request_id,
+            request.batch,
+            request.idempotency_key,
+            request.request_hash,
+            idempotency_keys_max if request.idempotency_key is not None else 0,
+        )
+    )
+
+
+def decode_command(data: bytes) -> WriteCommand:
+    """Read the data of a log entry. Raises `UnknownCommand`."""
+    try:
+        command = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnknownCommand(f"the entry's data is no known command: {error}") from error
+    if command.format != COMMAND_FORMAT:
+        raise UnknownCommand(f"the command's format is {command.format}, and only {COMMAND_FORMAT} is known here")
+    if not command.operations or len(command.salts) != SALT_BYTES * len(command.operations):
+        raise UnknownCommand(
+            f"the command has {len(command.operations)} operations and {len(command.salts)} bytes of salts"
+        )
+    if not 0 <= command.timestamp_us <= TIMESTAMP_US_MAX:
+        raise UnknownCommand(f"the command's stamp {command.timestamp_us} is out of bounds")
+    return command
 
 
 class Outcome(StrEnum):
@@ -93,10 +144,11 @@ class Outcome(StrEnum):
     OK = "ok"
     NOT_FOUND = "not_found"  # delete of a key that is absent
     CONDITION_FAILED = "condition_failed"
-    DUPLICATE = "duplicate"  # an idempotency key seen before: the first answer again
+    DUPLICATE = "duplicate"  # in audit rows only: an idempotency key seen before, answered with the first answer
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     IDEMPOTENCY_FULL = "idempotency_full"
     WRITES_PAUSED = "writes_paused"
+    BATCH_REFUSED = "batch_refused"  # in audit rows only: not applied because another of the same batch was refused
 
 
 class OperationResult(Struct, frozen=True, array_like=True, gc=False):
@@ -111,13 +163,15 @@ class WriteResult(Struct, frozen=True, array_like=True, gc=False):
     """The answer to a write, the same on every node.
 
     Attributes:
-        outcome: what became of it. A duplicate carries the first answer's other fields, and `replayed`.
+        outcome: what became of it. A repeat of an idempotency key gets the first answer as it was, outcome and all,
+            with `replayed` set; only its audit rows say DUPLICATE.
         raft_index: index of the entry that decided it.
         raft_term: term of that entry.
         timestamp_us: the leader's stamp.
         results: one for each operation when `outcome` is OK, else empty.
         failed_position: position of the operation that refused the write, or -1.
-        current_version: version that the refusing key has now (0 when absent or deleted).
+        current_version: version that the refusing operation found its key at (0 when absent or deleted),
+            earlier operations of the same batch counted.
         replayed: True when this is the stored first answer to the same idempotency key.
     """
 

@@ -1,0 +1,322 @@
+"""The state machine: applies the entries of the replicated log, one after the other, the same on every node.
+
+It reads through a `StateView`, changes nothing outside itself, and answers `Changes`. The caller hands these to
+the store before it applies the next entry. There is no clock here: time is the stamp of the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import astuple, replace
+
+from appliance.ledger.commands import (
+    IDEMPOTENCY_TTL_US,
+    SALT_BYTES,
+    Op,
+    Operation,
+    OperationResult,
+    Outcome,
+    UnknownCommand,
+    WriteCommand,
+    WriteResult,
+    decode_command,
+)
+from appliance.ledger.encoding import Leaf, encode_leaf, value_hash
+from appliance.ledger.merkle import MerkleFrontier, leaf_hash
+from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StateView, StoredAnswer, Summary
+
+__all__ = ["EXPIRY_INTERVAL_US", "LedgerMachine", "UnknownCommand"]
+
+EXPIRY_INTERVAL_US: Final = (
+    60 * 1_000_000
+)  # expired answers are dropped once a minute of stamps, or when room is needed
+
+_ANSWERED_OUTCOMES: Final = frozenset({Outcome.OK, Outcome.NOT_FOUND, Outcome.CONDITION_FAILED})
+_INDEX_BYTES: Final = 8
+
+
+class _Entry(NamedTuple):
+    """A write as it stands in the log, with the stamp that rules."""
+
+    command: WriteCommand
+    raft_index: int
+    term: int
+    stamp_us: int
+
+
+class _Verdict(Struct, gc=False):
+    """What was decided about a write, before it becomes a result and changes."""
+
+    outcome: Outcome = Outcome.OK
+    failed_position: int = -1
+    current_version: int = 0
+    first: StoredAnswer | None = None  # the answer that is given again
+
+
+class _Work:
+    """What the operations of one write come to so far; thrown away when one of them is refused."""
+
+    __slots__ = ("batch_id", "entry", "heads", "key_count", "leaf_hashes", "leaves", "results")
+
+    def __init__(self, entry: _Entry, batch_id: int, key_count: int) -> None:
+        self.entry = entry
+        self.batch_id = batch_id
+        self.key_count = key_count
+        self.heads: dict[str, Head] = {}
+        self.leaves: list[NewLeaf] = []
+        self.leaf_hashes: list[bytes] = []
+        self.results: list[OperationResult] = []
+
+    def take(self, position: int, operation: Operation, head: Head | None) -> None:
+        """Carry out one operation on a key that stands at `head`."""
+        command, index, _, stamp_us = self.entry
+        key, leaf_index = operation.key, self.batch_id + position
+        version, prev_leaf_index = (1, None) if head is None else (head.version + 1, head.leaf_index)
+        if operation.op is Op.PUT:
+            value = operation.value
+            salt = command.salts[position * SALT_BYTES : (position + 1) * SALT_BYTES]
+            hash_hex, size = value_hash(salt, value), len(value)
+            self.heads[key] = Head(version, leaf_index, False, stamp_us, size)
+            self.key_count += head is None or head.deleted
+        else:
+            value, salt, hash_hex, size = None, b"", None, 0
+            self.heads[key] = Head(version, leaf_index, True, stamp_us, 0)
+            self.key_count -= 1
+        leaf = encode_leaf(
+            Leaf(
+                self.batch_id,
+                position,
+                len(command.operations),
+                operation.op,
+                key,
+                version,
+                prev_leaf_index,
+                hash_hex,
+                size,
+                command.actor,
+                command.request_id,
+                stamp_us,
+            )
+        )
+        self.leaves.append(NewLeaf(leaf_index, index, leaf, salt, value))
+        self.leaf_hashes.append(leaf_hash(leaf))
+        self.results.append(OperationResult(key, version, leaf_index))
+
+
+class LedgerMachine:
+    """The ledger's state machine.
+
+    Args:
+        view: where heads and stored answers are read; it must show everything that was applied before.
+        summary: state to go on from, `Summary()` for a new ledger. Raises `ValueError` when its tree makes no sense.
+        answers_max: idempotency keys held at most, for entries in which the leader named no limit.
+    """
+
+    def __init__(self, view: StateView, summary: Summary, answers_max: int) -> None:
+        self._view = view
+        self._answers_max = answers_max
+        self._applied_index = summary.applied_index
+        self._applied_term = summary.applied_term
+        self._tree = MerkleFrontier.from_frontier(summary.tree_size, summary.frontier)
+        self._last_timestamp_us = summary.last_timestamp_us
+        self._state_hash = summary.state_hash
+        self._key_count = summary.key_count
+        self._answer_count = summary.answer_count
+        self._answers_expired_us = summary.answers_expired_us
+
+    @property
+    def applied_index(self) -> int:
+        """Last applied index of the replicated log."""
+        return self._applied_index
+
+    @property
+    def tree_size(self) -> int:
+        """Leaves in the Merkle tree."""
+        return self._tree.size
+
+    @property
+    def state_hash(self) -> bytes:
+        """Running hash over everything applied; equal at the same index on every node that did not diverge."""
+        return self._state_hash
+
+    @property
+    def key_count(self) -> int:
+        """Keys that are present."""
+        return self._key_count
+
+    @property
+    def answer_count(self) -> int:
+        """Idempotency keys held."""
+        return self._answer_count
+
+    def root(self) -> bytes:
+        """Root hash of the Merkle tree."""
+        return self._tree.root()
+
+    def summary(self) -> Summary:
+        """The machine's own state, to be stored with the changes up to it."""
+        return Summary(
+            self._applied_index,
+            self._applied_term,
+            self._tree.size,
+            self._tree.hashes(),
+            self._last_timestamp_us,
+            self._state_hash,
+            self._key_count,
+            self._answer_count,
+            self._answers_expired_us,
+        )
+
+    def advance(self, index: int, term: int) -> Changes:
+        """Pass over an entry that is no command: a leader's no-op, a configuration."""
+        self._step(index, term)
+        self._state_hash = sha256(self._state_hash + index.to_bytes(_INDEX_BYTES)).digest()
+        return Changes(index, None)
+
+    def apply(self, index: int, term: int, data: bytes) -> Changes:
+        """Apply the data of a normal entry.
+
+        Raises:
+            UnknownCommand: this program does not know what the data means. Nothing was changed; the node must stop.
+        """
+        command = decode_command(data)
+        self._step(index, term)
+        # A leader never stamps backwards; if one does, all nodes read the same later stamp instead.
+        stamp_us = self._last_timestamp_us = max(command.timestamp_us, self._last_timestamp_us)
+        verdict, forget_before_us = self._admit(command, stamp_us)
+        entry = _Entry(command, index, term, stamp_us)
+        work: _Work | None = None
+        if verdict is None:
+            verdict, work = self._carry_out(entry)
+        changes = self._settle(entry, verdict, work, forget_before_us)
+        assert changes.result is not None
+        leaf_hashes = work.leaf_hashes if work is not None else ()
+        self._state_hash = _chain(self._state_hash, index, data, changes.result, leaf_hashes)
+        return changes
+
+    def _step(self, index: int, term: int) -> None:
+        assert index == self._applied_index + 1, f"entry {index} cannot follow entry {self._applied_index}"
+        assert term >= self._applied_term
+        self._applied_index = index
+        self._applied_term = term
+
+    def _admit(self, command: WriteCommand, stamp_us: int) -> tuple[_Verdict | None, int]:
+        """Judge the idempotency key. Answers a verdict if the write ends here, and the stamp before which stored
+        answers are dropped (0 for none).
+        """
+        name = command.idempotency_key
+        if name is None:
+            return None, self._expire(stamp_us, EXPIRY_INTERVAL_US)
+        first = self._view.answer(command.actor, name)
+        if first is not None and first.timestamp_us >= stamp_us - IDEMPOTENCY_TTL_US:
+            if first.request_hash == command.request_hash:
+                verdict = _Verdict(Outcome.DUPLICATE, first=first)
+            else:
+                verdict = _Verdict(Outcome.IDEMPOTENCY_MISMATCH)
+            return verdict, self._expire(stamp_us, EXPIRY_INTERVAL_US)
+        answers_max = command.idempotency_keys_max or self._answers_max
+        needs_room = first is not None or self._answer_count >= answers_max
+        forget_before_us = self._expire(stamp_us, 0 if needs_room else EXPIRY_INTERVAL_US)
+        if self._answer_count >= answers_max:
+            return _Verdict(Outcome.IDEMPOTENCY_FULL), forget_before_us
+        return None, forget_before_us
+
+    def _expire(self, stamp_us: int, interval_us: int) -> int:
+        """Count out the answers that have expired, if the last time was more than an interval of stamps ago."""
+        before_us = stamp_us - IDEMPOTENCY_TTL_US
+        if self._answer_count == 0 or before_us <= self._answers_expired_us + interval_us:
+            return 0
+        self._answer_count -= self._view.answers_before(before_us)
+        self._answers_expired_us = before_us
+        assert self._answer_count >= 0
+        return before_us
+
+    def _carry_out(self, entry: _Entry) -> tuple[_Verdict, _Work | None]:
+        """Carry out all operations, each on what those before it left behind, or none."""
+        work = _Work(entry, self._tree.size, self._key_count)
+        for position, operation in enumerate(entry.command.operations):
+            head = work.heads.get(operation.key) or self._view.head(operation.key)
+            present_version = 0 if head is None or head.deleted else head.version
+            refusing = _refusing(operation, present_version)
+            if refusing is not None:
+                return _Verdict(refusing, position, present_version), None
+            work.take(position, operation, head)
+        return _Verdict(), work
+
+    def _settle(self, entry: _Entry, verdict: _Verdict, work: _Work | None, forget_before_us: int) -> Changes:
+        """Take what was carried out into the machine, or note the refusal."""
+        command, index, term, stamp_us = entry
+        if verdict.first is not None:
+            result = replace(verdict.first.result, replayed=True)
+        else:
+            results = tuple(work.results) if work is not None else ()
+            result = WriteResult(
+                verdict.outcome, index, term, stamp_us, results, verdict.failed_position, verdict.current_version
+            )
+        answer = None
+        if command.idempotency_key is not None and verdict.outcome in _ANSWERED_OUTCOMES:
+            answer = StoredAnswer(command.actor, command.idempotency_key, command.request_hash, stamp_us, result)
+            self._answer_count += 1
+        if work is None:
+            refusals = self._refusals(entry, verdict)
+            return Changes(index, result, (), (), refusals, answer, forget_before_us)
+        self._key_count = work.key_count
+        for one in work.leaf_hashes:
+            self._tree.append(one)
+        heads = tuple(work.heads.items())
+        return Changes(index, result, tuple(work.leaves), heads, (), answer, forget_before_us)
+
+    def _refusals(self, entry: _Entry, verdict: _Verdict) -> tuple[Refusal, ...]:
+        """Audit rows of a refused write, one for each operation, with the versions that the keys still have.
+
+        When one operation is what refused it, the others say BATCH_REFUSED; else all carry the write's outcome.
+        """
+        command, index, _, stamp_us = entry
+        rows = []
+        for position, (op, key, value, _) in enumerate(map(astuple, command.operations)):
+            outcome = verdict.outcome
+            if verdict.failed_position not in (-1, position):
+                outcome = Outcome.BATCH_REFUSED
+            head = self._view.head(key)
+            version = 0 if head is None or head.deleted else head.version
+            row = (index, position, stamp_us, command.actor, op, key, version, len(value), outcome, command.request_id)
+            rows.append(Refusal(*row))
+        return tuple(rows)
+
+
+def _refusing(operation: Operation, present_version: int) -> Outcome | None:
+    """Why an operation cannot be carried out on a key at this version (0: not there), or None.
+
+    Absence comes before the condition: preconditions count only where the request would succeed without them
+    (RFC 9110, 13.2.1).
+    """
+    if operation.op is Op.DELETE and present_version == 0:
+        return Outcome.NOT_FOUND
+    if operation.if_version is not None and operation.if_version != present_version:
+        return Outcome.CONDITION_FAILED
+    return None
+
+
+def _chain(state_hash: bytes, index: int, data: bytes, result: WriteResult, leaf_hashes: Sequence[bytes]) -> bytes:
+    """The next state hash; `docs/LEDGER-FORMAT.md` gives the layout. Only what is fixed there goes in, so that
+    versions of the program with more fields in their answers still agree.
+    """
+    return sha256(
+        b"".join(
+            (
+                state_hash,
+                index.to_bytes(_INDEX_BYTES),
+                sha256(data).digest(),
+                result.failed_position.to_bytes(_INDEX_BYTES, signed=True),
+                result.current_version.to_bytes(_INDEX_BYTES),
+                b"\x01" if result.replayed else b"\x00",
+                result.outcome.encode(),
+                b"\x00",
+                *leaf_hashes,
+            )
+        )
+    ).digest()
