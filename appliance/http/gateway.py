@@ -1,0 +1,250 @@
+"""The core of the HTTP floor: every request passes here once, whichever shell it came through.
+
+`serve` takes the keyed routes by their raw path, because a key must not be normalised by a router; `conduct` is the
+one way from a request to its answer (gate, route, errors, metrics, trace), for these and for Litestar's handlers.
+Nothing here knows ASGI, so that a protocol class can call it directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from appliance.admission.keys import KeyRegistry
+from appliance.admission.rate import RateLimiter
+from appliance.http.audit import AuditRoutes
+from appliance.http.batch import BatchRoutes
+from appliance.http.exchange import ClientGoneError, Exchange, GatewayRequest, GatewayResponse
+from appliance.http.gate import Gate
+from appliance.http.kv import KeyRoutes, decode_key, key_of
+from appliance.http.limits import REQUEST_ID_BYTES_MAX
+from appliance.http.meter import Meter
+from appliance.http.ports import AuditEngine, RenderMetrics
+from appliance.http.problems import method_not_allowed, problem
+from appliance.http.routes import (
+    HISTORY_ROUTES,
+    KV_ROUTES,
+    NOT_SERVED_YET,
+    RESERVED,
+    SHORT_ROUTES,
+    UNMATCHED,
+    Route,
+)
+from appliance.http.status import StatusRoutes
+from appliance.node.api import NodeService
+from appliance.node.ports import Clock, Instruments, Log, Span, Tracer
+from appliance.tables.errors import ApplianceError
+from appliance.tables.roles import Access
+from appliance.tables.settings import Settings
+
+Handler = Callable[[Exchange], Awaitable[GatewayResponse]]
+Endpoints = dict[str, tuple[Route, Handler]]  # by method
+
+CLIENT_GONE_STATUS: Final = 499
+"""What nginx logs for a client that went away; counted as 4xx, never sent."""
+
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % REQUEST_ID_BYTES_MAX)
+_SAMPLED_PARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayDeps:
+    """Everything that the gateway is given. `version` is the program's."""
+
+    node: NodeService
+    audit: AuditEngine
+    keys: KeyRegistry
+    limiter: RateLimiter
+    settings: Settings
+    instruments: Instruments
+    tracer: Tracer
+    log: Log
+    clock: Clock
+    render_metrics: RenderMetrics
+    version: str
+
+
+class Gateway:
+    """Serves requests. Its coroutines raise nothing: every failure is an answer."""
+
+    def __init__(self, deps: GatewayDeps) -> None:
+        settings = deps.settings
+        self._clock = deps.clock
+        self._tracer = deps.tracer
+        self._log = deps.log
+        self._meter = Meter(deps.instruments)
+        self._gate = Gate(
+            keys=deps.keys,
+            limiter=deps.limiter,
+            metrics_access=Access(settings.security.metrics_access),
+            instruments=deps.instruments,
+            log=deps.log,
+        )
+        self._sample_ratio = settings.telemetry.sample_ratio if settings.telemetry.otlp_endpoint else 0.0
+        self._id_prefix = os.urandom(8).hex()  # a restart draws another, so ids do not come twice in a ledger
+        self._id_numbers = count(1)
+
+        keys = KeyRoutes(deps.node, settings.storage.max_value_size)
+        status = StatusRoutes(deps.node, self._meter, deps.render_metrics)
+        batch = BatchRoutes(
+            deps.node,
+            value_bytes_max=settings.storage.max_value_size,
+            operations_max=settings.performance.max_batch_operations,
+        )
+        audit = AuditRoutes(deps.audit, settings.audit.max_rows)
+        by_method: dict[str, Handler] = {"PUT": keys.put, "GET": keys.get, "DELETE": keys.delete}
+        self._kv = _endpoints(KV_ROUTES, by_method)
+        self._short = _endpoints(SHORT_ROUTES, by_method)
+        self._history = _endpoints(HISTORY_ROUTES, {"GET": keys.history})
+        self.handlers: dict[str, Handler] = {
+            "list_keys": keys.list_keys,
+            "write_batch": batch.write,
+            "get_health": status.health,
+            "get_live": status.live,
+            "get_metrics": status.figures,
+            "get_metrics_prometheus": status.exposition,
+            "get_cluster": status.cluster,
+            "get_nodes": status.nodes,
+            "get_leader": status.leader,
+            "query_audit": audit.query,
+        }
+
+    async def serve(self, request: GatewayRequest) -> GatewayResponse:
+        """Answer a request on a route that is found by its raw path, and every request that no route takes."""
+        path = request.raw_path
+        if path.startswith(b"/kv/"):
+            endpoints = self._kv
+        elif path.startswith(b"/history/"):
+            endpoints = self._history
+        else:
+            refusal = _short_form_refusal(request.method, path)
+            if refusal is not None:
+                return await self.refuse(request, refusal)
+            endpoints = self._short
+        endpoint = endpoints.get(request.method)
+        if endpoint is None:
+            return await self.refuse(request, method_not_allowed(request.method, tuple(endpoints)))
+        return await self.conduct(request, *endpoint)
+
+    async def refuse(self, request: GatewayRequest, error: ApplianceError) -> GatewayResponse:
+        """Answer a request that no route takes; it is limited and counted like any other."""
+
+        async def raise_it(exchange: Exchange) -> GatewayResponse:
+            raise error
+
+        return await self.conduct(request, UNMATCHED, raise_it)
+
+    async def conduct(self, request: GatewayRequest, route: Route, handler: Handler) -> GatewayResponse:
+        """Take a request through the gate to its handler, and whatever comes of it to an answer."""
+        begun_s = self._clock.monotonic_s()
+        head = dict(request.headers)
+        exchange = Exchange(request, head, self._request_id(head))
+        span = None
+        if self._sample_ratio or b"traceparent" in head:
+            span = self._trace(exchange, route)
+        try:
+            self._gate.admit(exchange, route, begun_s)
+            if route.keyed:
+                exchange.key = key_of(route, request.raw_path)
+            response = await handler(exchange)
+        except ApplianceError as error:
+            response = problem(error, exchange.request_id)
+        except ClientGoneError:
+            response = GatewayResponse(CLIENT_GONE_STATUS, [])
+        except asyncio.CancelledError:
+            response = problem(_cut_short(exchange), exchange.request_id)
+        except Exception as error:
+            response = self._failed(exchange, route, error)
+        response.headers.append((b"x-request-id", exchange.request_id.encode()))
+        seconds = self._clock.monotonic_s() - begun_s
+        self._meter.answered(route.op, response.status, response.code, seconds, span.traceparent if span else "")
+        if span is not None:
+            span.end(response.code)
+        return response
+
+    def stumbled(self, request: GatewayRequest, error: Exception) -> GatewayResponse:
+        """Answer for an error outside `conduct`: the framework's own refusal, or a fault in it."""
+        head = dict(request.headers)
+        exchange = Exchange(request, head, self._request_id(head))
+        if isinstance(error, ApplianceError):
+            response = problem(error, exchange.request_id)
+        else:
+            response = self._failed(exchange, UNMATCHED, error)
+        response.headers.append((b"x-request-id", exchange.request_id.encode()))
+        self._meter.answered(UNMATCHED.op, response.status, response.code, 0.0, "")
+        return response
+
+    def _request_id(self, head: dict[bytes, bytes]) -> str:
+        given = head.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        return f"{self._id_prefix}-{next(self._id_numbers):x}"
+
+    def _trace(self, exchange: Exchange, route: Route) -> Span | None:
+        """Start a span for a sampled request, and note its context on the exchange."""
+        given = exchange.head.get(b"traceparent", b"").strip()
+        if _SAMPLED_PARENT.fullmatch(given):
+            exchange.traceparent = given.decode("ascii")
+        elif not given and random.random() < self._sample_ratio:  # noqa: S311  (which requests to trace is no secret)
+            exchange.traceparent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+        span = self._tracer.start(
+            f"{route.method} {route.path}",
+            exchange.traceparent,
+            method=exchange.request.method,
+            request_id=exchange.request_id,
+        )
+        if span is not None:
+            exchange.traceparent = span.traceparent
+        return span
+
+    def _failed(self, exchange: Exchange, route: Route, error: Exception) -> GatewayResponse:
+        """500 for an exception that nobody expected: all of it in the log, nothing of it in the answer."""
+        fields = {"traceparent": exchange.traceparent} if exchange.traceparent else {}
+        self._log.error(
+            "http.error",
+            method=route.method or exchange.request.method,
+            route=route.path or "none",
+            status=500,
+            code="internal",
+            request_id=exchange.request_id,
+            error=error,
+            **fields,
+        )
+        if exchange.handed_over:
+            unknown = ApplianceError("outcome_unknown", "The node failed while it waited for the write; read it back.")
+            return problem(unknown, exchange.request_id)
+        detail = f"This is a fault of the node; its log has it under request id {exchange.request_id}."
+        return problem(ApplianceError("internal", detail), exchange.request_id)
+
+
+def _endpoints(routes: tuple[Route, ...], handlers: dict[str, Handler]) -> Endpoints:
+    return {route.method: (route, handlers[route.method]) for route in routes}
+
+
+def _cut_short(exchange: Exchange) -> ApplianceError:
+    """What to answer when the server stops before a request is done."""
+    if exchange.handed_over:
+        return ApplianceError("outcome_unknown", "The node stopped before the write's outcome was known; read it back.")
+    return ApplianceError("shutting_down", "The node is shutting down; send the request to another node.")
+
+
+def _short_form_refusal(method: str, raw_path: bytes) -> ApplianceError | None:
+    """Why a path outside /kv/ and /history/ is no key in short form, or None when it may be one."""
+    if raw_path == b"/":
+        return ApplianceError("not_found", "There is nothing at /; the routes are described at /openapi.json.")
+    try:
+        first = decode_key(raw_path[1:]).partition("/")[0]
+    except ApplianceError:
+        return None  # the gate comes first; then the path is decoded again, and this is answered
+    if first not in RESERVED:
+        return None
+    advice = f"A key that begins with {first!r} is reached only through /kv/, as in {method} /kv/{first}..."
+    if (method == "GET" and first in NOT_SERVED_YET) or method not in ("GET", "PUT", "DELETE"):
+        return ApplianceError("not_found", f"This version has no such route. {advice}.")
+    return ApplianceError("bad_key", f"The first segment {first!r} is a route's. {advice}.")

@@ -1,0 +1,41 @@
+"""Bounds of the gateway that are no settings. What a client may make larger without end has its bound here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIB = 1024 * 1024
+
+HEAD_BYTES_MAX: Final = 65_536
+"""Request line and headers; nginx allows 32 KiB. A key of 1,024 bytes takes 3 KiB when it is percent-encoded."""
+
+HEAD_TIMEOUT_S: Final = 20.0
+"""Time for a request's head to come in once the connection is open or its first byte is there."""
+
+BODY_TIMEOUT_S: Final = 60.0
+"""Time for a request's body to come in."""
+
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open (nginx: 75)."""
+
+CONNECTIONS_MAX: Final = 10_000
+"""Open client connections; a further one is answered with 503 `overloaded`."""
+
+BATCH_BYTES_MAX: Final = 16 * MIB
+"""Body of POST /batch, and the values in it together; it becomes one entry of the log."""
+
+AUDIT_BYTES_MAX: Final = 256 * 1024
+"""Body of POST /audit/query."""
+
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1000
+"""Items on one page of GET /kv and GET /history/{key}."""
+
+REQUEST_ID_BYTES_MAX: Final = 128
+"""An `X-Request-Id` beyond this, or with anything but visible ASCII, is replaced by one of ours."""
+
+LATENCY_SAMPLES: Final = 4096
+"""Requests that the percentiles of GET /metrics look back on."""
+
+JSON_ROWS_INLINE_MAX: Final = 200
+"""Rows of an audit answer that are encoded on the event loop; more are encoded on a worker thread."""

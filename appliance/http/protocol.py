@@ -1,0 +1,100 @@
+"""uvicorn's httptools protocol with the bounds that it lacks, and with our error shape where it answers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.events import TimerHandle
+from typing import Any, Final
+from urllib.parse import quote_from_bytes
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S
+from appliance.http.problems import problem
+from appliance.tables.errors import ApplianceError
+
+_VISIBLE_ASCII: Final = bytes(range(0x21, 0x7F)).decode("ascii")
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Beyond uvicorn's: a head has a size and a time, connections have a number, a path may hold raw UTF-8 (curl sends
+    what it is given), and what the parser refuses is answered as a problem document.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0  # of the head that is coming in, in earlier chunks; -1 when none is
+        self._head_timer: TimerHandle | None = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, unless there are too many."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._await_head()
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._refuse("overloaded", f"This node has {CONNECTIONS_MAX} open connections, as many as it takes.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and measure a head that does not come to its end."""
+        if self._refused:
+            return
+        before = self._head_bytes
+        super().data_received(data)
+        if before >= 0 and self._head_bytes == before:  # the same head as before this chunk
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse("bad_request", f"Request line and headers have more than {HEAD_BYTES_MAX} bytes.")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Take the target; bytes beyond ASCII are encoded as a client should have done."""
+        super().on_url(url if url.isascii() else quote_from_bytes(url, safe=_VISIBLE_ASCII).encode())
+
+    def on_headers_complete(self) -> None:
+        """The head is complete; the request starts."""
+        self._head_bytes = -1
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser refused."""
+        self._refuse("bad_request", "What was sent is not a valid HTTP/1.1 request.")
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_timed_out)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        self._refuse("bad_request", f"The request's head did not come in within {HEAD_TIMEOUT_S:g} s.")
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answer without a request and close; silently when an earlier request on the connection is still served."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._stop_head_timer()
+        if self.cycle is None or self.cycle.response_complete:
+            response = problem(ApplianceError(code, detail), "")
+            lines = [STATUS_LINE[response.status]]
+            lines += [name + b": " + value + b"\r\n" for name, value in response.headers]
+            lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
+            self.transport.write(b"".join(lines))
+        self.transport.close()

@@ -1,0 +1,252 @@
+"""The one table of routes: method, path, who may, what it counts as, what it takes and which errors it can answer.
+
+The gateway serves from it and `/openapi.json` is rendered from it, so what is documented is what exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from appliance.tables.roles import Access
+
+
+class Op(StrEnum):
+    """What a request counts as in the metrics: few and fixed."""
+
+    PUT = "put"
+    GET = "get"
+    DELETE = "delete"
+    BATCH = "batch"
+    LIST = "list"
+    HISTORY = "history"
+    AUDIT_QUERY = "audit_query"
+    CLUSTER = "cluster"
+    HEALTH = "health"
+    METRICS = "metrics"
+    OTHER = "other"
+
+
+DATA_OPS: Final = frozenset({Op.PUT, Op.GET, Op.DELETE, Op.BATCH, Op.LIST, Op.HISTORY})
+"""Whose latency the percentiles of GET /metrics are about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route.
+
+    Attributes:
+        name: its operation id, and the name of what serves it.
+        method: HTTP method.
+        path: template; `{key}` stands for the rest of the raw path.
+        op: what it counts as.
+        access: what the API key's role must allow.
+        summary: one line.
+        query: names of its query parameters.
+        headers: names of the request headers that change what it does, besides credentials and X-Request-Id.
+        body: name of its request body in `openapi.BODIES`, or empty.
+        answer: name of its answer in `openapi.ANSWERS`.
+        errors: codes it can answer besides those of `common_errors`.
+        limited: whether the rate limit counts it. Probes are not counted: a limit must not make a node look dead.
+    """
+
+    name: str
+    method: str
+    path: str
+    op: Op
+    access: Access
+    summary: str
+    answer: str
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    body: str = ""
+    errors: tuple[str, ...] = ()
+    limited: bool = True
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its path ends with a key, so that it is found by the raw path."""
+        return self.path.endswith("{key}")
+
+    @property
+    def common_errors(self) -> tuple[str, ...]:
+        """Codes that the gateway itself can answer on this route."""
+        codes = ["bad_request", "internal", "shutting_down"]
+        if self.keyed:
+            codes.append("bad_key")
+        if self.limited:
+            codes.append("rate_limited")
+        if self.access is not Access.NOBODY:
+            codes += ["unauthenticated", "forbidden"]
+        if self.body:
+            codes.append("too_large")
+        return tuple(codes)
+
+
+_WRITE_ERRORS = (
+    "no_quorum",
+    "no_leader",
+    "not_committed",
+    "writes_paused",
+    "disk_full",
+    "overloaded",
+    "outcome_unknown",
+    "idempotency_mismatch",
+    "idempotency_full",
+    "condition_failed",
+)
+_READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded")
+_PUT_HEADERS = ("If-Match", "If-None-Match", "Idempotency-Key")
+_DELETE_HEADERS = ("If-Match", "Idempotency-Key")
+
+
+def _keyed(prefix: str, suffix: str, words: str) -> tuple[Route, ...]:
+    path = prefix + "{key}"
+    return (
+        Route(
+            "put_key" + suffix,
+            "PUT",
+            path,
+            Op.PUT,
+            Access.WRITE,
+            f"Write a value{words}",
+            "written",
+            headers=_PUT_HEADERS,
+            body="value",
+            errors=_WRITE_ERRORS,
+        ),
+        Route(
+            "get_key" + suffix,
+            "GET",
+            path,
+            Op.GET,
+            Access.READ,
+            f"Read a value{words}",
+            "value",
+            query=("consistency", "at_leaf"),
+            errors=(*_READ_ERRORS, "not_found", "leaf_out_of_range", "value_retired"),
+        ),
+        Route(
+            "delete_key" + suffix,
+            "DELETE",
+            path,
+            Op.DELETE,
+            Access.WRITE,
+            f"Delete a key{words}; its versions stay",
+            "written",
+            headers=_DELETE_HEADERS,
+            errors=(*_WRITE_ERRORS, "not_found"),
+        ),
+    )
+
+
+KV_ROUTES: Final = _keyed("/kv/", "", "")
+SHORT_ROUTES: Final = _keyed("/", "_short", " by the short form")
+HISTORY_ROUTES: Final = (
+    Route(
+        "get_history",
+        "GET",
+        "/history/{key}",
+        Op.HISTORY,
+        Access.READ,
+        "List the versions of a key, newest first",
+        "history",
+        query=("from", "limit", "consistency"),
+        errors=(*_READ_ERRORS, "not_found"),
+    ),
+)
+PLAIN_ROUTES: Final = (
+    Route(
+        "list_keys",
+        "GET",
+        "/kv",
+        Op.LIST,
+        Access.READ,
+        "List keys in the order of their UTF-8 bytes",
+        "keys",
+        query=("prefix", "after", "limit", "consistency"),
+        errors=_READ_ERRORS,
+    ),
+    Route(
+        "write_batch",
+        "POST",
+        "/batch",
+        Op.BATCH,
+        Access.WRITE,
+        "Write several keys, all or none",
+        "batch",
+        headers=("Idempotency-Key",),
+        body="batch",
+        errors=(*_WRITE_ERRORS, "bad_key", "not_found"),
+    ),
+    Route(
+        "get_health",
+        "GET",
+        "/health",
+        Op.HEALTH,
+        Access.NOBODY,
+        "Whether this node can serve linearizable reads",
+        "health",
+        errors=("unhealthy",),
+        limited=False,
+    ),
+    Route(
+        "get_live",
+        "GET",
+        "/health/live",
+        Op.HEALTH,
+        Access.NOBODY,
+        "Whether the process answers",
+        "live",
+        limited=False,
+    ),
+    Route("get_metrics", "GET", "/metrics", Op.METRICS, Access.METRICS, "Figures of this node as JSON", "metrics"),
+    Route(
+        "get_metrics_prometheus",
+        "GET",
+        "/metrics/prometheus",
+        Op.METRICS,
+        Access.METRICS,
+        "Metrics for Prometheus, as text or OpenMetrics",
+        "exposition",
+    ),
+    Route(
+        "get_cluster", "GET", "/cluster/info", Op.CLUSTER, Access.READ, "The cluster as this node sees it", "cluster"
+    ),
+    Route("get_nodes", "GET", "/cluster/nodes", Op.CLUSTER, Access.READ, "The members of the cluster", "nodes"),
+    Route(
+        "get_leader",
+        "GET",
+        "/cluster/leader/info",
+        Op.CLUSTER,
+        Access.READ,
+        "The leader that this node knows",
+        "leader",
+        errors=("no_leader",),
+    ),
+    Route(
+        "query_audit",
+        "POST",
+        "/audit/query",
+        Op.AUDIT_QUERY,
+        Access.AUDIT,
+        "Answer one SELECT over the audit tables",
+        "audit",
+        body="audit",
+        errors=("bad_query", "query_timeout", "query_memory", "overloaded"),
+    ),
+    Route("get_openapi", "GET", "/openapi.json", Op.OTHER, Access.NOBODY, "This description of the API", "openapi"),
+)
+ROUTES: Final = (*KV_ROUTES, *SHORT_ROUTES, *HISTORY_ROUTES, *PLAIN_ROUTES)
+
+UNMATCHED: Final = Route("none", "", "", Op.OTHER, Access.NOBODY, "Whatever is no route", "")
+"""Stands for a request that no route takes, so that it is limited, counted and answered like any other."""
+
+RESERVED: Final = frozenset(
+    ("kv", "history", "batch", "verify", "log", "health", "metrics", "cluster", "admin", "audit", "schema")
+) | {"openapi.json"}
+"""First segments that the short form does not take as the beginning of a key."""
+
+NOT_SERVED_YET: Final = frozenset({"verify", "log", "admin", "audit"})
+"""First segments whose other GET routes belong to a later version: 404, where the rest is a key in the wrong place."""

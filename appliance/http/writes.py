@@ -1,0 +1,133 @@
+"""What all writes have in common: conditions, idempotency, and what an outcome answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Final
+
+from appliance.http.exchange import Exchange, GatewayResponse, Headers
+from appliance.http.problems import RefusedError
+from appliance.http.wire import version_of_etag
+from appliance.ledger.commands import MUST_BE_ABSENT, Operation, Outcome, WriteRequest, WriteResult
+from appliance.ledger.keys import check_idempotency_key
+from appliance.node.api import NodeService
+from appliance.tables.errors import ApplianceError
+
+REPLAYED: Final = (b"idempotency-replayed", b"true")
+
+
+def put_condition(exchange: Exchange) -> int | None:
+    """`if_version` of a PUT: from `If-Match: "<version>"`, or `If-None-Match: *` for a key that must be absent."""
+    if b"if-none-match" not in exchange.head:
+        return match_condition(exchange)
+    if b"if-match" in exchange.head:
+        raise ApplianceError("bad_request", "If-Match and If-None-Match contradict each other; send one of them.")
+    if exchange.once(b"if-none-match") != "*":
+        raise ApplianceError(
+            "bad_request", "A PUT takes If-None-Match only as `If-None-Match: *`: write only when the key is absent."
+        )
+    return MUST_BE_ABSENT
+
+
+def delete_condition(exchange: Exchange) -> int | None:
+    """`if_version` of a DELETE: from `If-Match: "<version>"`."""
+    if b"if-none-match" in exchange.head:
+        raise ApplianceError("bad_request", 'A DELETE takes no If-None-Match; send If-Match: "<version>" or nothing.')
+    return match_condition(exchange)
+
+
+def match_condition(exchange: Exchange) -> int | None:
+    """`if_version` from `If-Match`, or None without it."""
+    text = exchange.once(b"if-match")
+    return None if text is None else version_of_etag(text, "If-Match")
+
+
+def write_request(
+    exchange: Exchange, path: bytes, operations: tuple[Operation, ...], body: bytes, *, batch: bool
+) -> WriteRequest:
+    """The write that an exchange asks for; `path` is decoded, so that both forms of a key are one request."""
+    idempotency_key = request_hash = None
+    if b"idempotency-key" in exchange.head:
+        exchange.once(b"idempotency-key")
+        idempotency_key = check_idempotency_key(exchange.head[b"idempotency-key"])
+        request_hash = fingerprint(
+            (
+                exchange.request.method.encode(),
+                path,
+                exchange.head.get(b"if-match", b""),
+                exchange.head.get(b"if-none-match", b""),
+                body,
+            )
+        )
+    return WriteRequest(
+        operations=operations,
+        actor=exchange.actor,
+        request_id=exchange.request_id,
+        batch=batch,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash or b"",
+        traceparent=exchange.traceparent,
+    )
+
+
+def fingerprint(parts: Iterable[bytes]) -> bytes:
+    """SHA-256 over the parts, each behind its length in eight bytes, so that no two lists of parts are one text."""
+    digest = sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+async def carry_out(node: NodeService, exchange: Exchange, request: WriteRequest) -> WriteResult:
+    """Have the node write, and answer a result that is OK. Raises what the outcome means otherwise."""
+    exchange.handed_over = True
+    result = await node.write(request)
+    if result.outcome is not Outcome.OK:
+        raise _refusal(request, result)
+    return result
+
+
+def replayed(response: GatewayResponse, result: WriteResult) -> GatewayResponse:
+    """Mark the answer of a write that had been carried out before."""
+    if result.replayed:
+        response.headers.append(REPLAYED)
+    return response
+
+
+def _refusal(request: WriteRequest, result: WriteResult) -> ApplianceError:
+    headers: Headers = [REPLAYED] if result.replayed else []
+    where = _where(request, result.failed_position)
+    match result.outcome:
+        case Outcome.NOT_FOUND:
+            return RefusedError("not_found", f"{where} is absent; nothing was deleted.", headers=headers)
+        case Outcome.CONDITION_FAILED:
+            now = f"is at version {result.current_version}" if result.current_version else "is absent"
+            return RefusedError(
+                "condition_failed",
+                f"{where} {now}; read it again and decide anew.",
+                headers=headers,
+                members={"current_version": result.current_version},
+            )
+        case Outcome.IDEMPOTENCY_MISMATCH:
+            return ApplianceError(
+                "idempotency_mismatch", "This Idempotency-Key came with another request before; use a new one."
+            )
+        case Outcome.IDEMPOTENCY_FULL:
+            return ApplianceError(
+                "idempotency_full",
+                "The ledger holds as many idempotency keys as it may ([storage] idempotency_keys); they expire after "
+                "24 h. Nothing was written.",
+            )
+        case Outcome.WRITES_PAUSED:
+            return ApplianceError("writes_paused", "An operator has paused writes; nothing was written.")
+        case other:
+            raise AssertionError(f"a write cannot come back as {other}")
+
+
+def _where(request: WriteRequest, position: int) -> str:
+    """The key that refused a write, and in a batch its place."""
+    place = position if 0 <= position < len(request.operations) else 0
+    key = f"The key {request.operations[place].key!r}"
+    return f"{key} (operation {place} of the batch, which changed nothing)" if request.batch else key
