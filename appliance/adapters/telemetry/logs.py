@@ -28,6 +28,7 @@ _PYTHON_LEVELS: Final = (("error", logging.ERROR), ("warning", logging.WARNING),
 _RETRY_S: Final = 5.0  # after a failure the file is left alone for so long
 _READ_BY_PEOPLE: Final = ("warning", "error")  # rare, and likely to quote what came from outside
 _SCALARS: Final = (str, int, float, bool, type(None))
+_CONTAINERS: Final = (Mapping, list, tuple, set, frozenset)
 
 
 class EcsLog:
@@ -131,25 +132,21 @@ class EcsLog:
                     self._failures["stdout"].inc()
 
     def _render(self, level: str, event: str, fields: dict[str, object]) -> bytes:
-        if level in _READ_BY_PEOPLE:
-            fields = {name: redact_text(value) if type(value) is str else value for name, value in fields.items()}
+        strict = level in _READ_BY_PEOPLE
+        clean = {name: _clean(name, value, strict) for name, value in fields.items()}
         document: dict[str, object] = {
             "@timestamp": self._now(),
             "log.level": level,
-            "message": _message(event, fields),
+            "message": _message(event, clean),
             **self._static,
             "event.action": event,
             "event.dataset": "scribe." + event.partition(".")[0],
         }
-        for name, value in fields.items():
+        for name, value in clean.items():
             if name in _ECS_FIELDS:
                 _ECS_FIELDS[name](document, value)
-            elif name in SECRET_NAMES or is_secret(name):
-                document["scribe." + name] = REDACTED
-            elif isinstance(value, _SCALARS):
-                document["scribe." + name] = value
             else:
-                document["scribe." + name] = redact_value(value)
+                document["scribe." + name] = value
         try:
             line = orjson.dumps(document, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
         except TypeError:  # a lone surrogate, an integer beyond 64 bits
@@ -214,6 +211,19 @@ def _message(event: str, fields: Mapping[str, object]) -> str:
     if "{" not in row.message:
         return row.message
     return row.message.format_map(_Values(fields))
+
+
+def _clean(name: str, value: object, strict: bool) -> object:
+    """A field's value without secrets; with `strict` free text is searched for them too."""
+    if name in SECRET_NAMES or is_secret(name):
+        return REDACTED
+    if isinstance(value, _SCALARS):
+        return redact_text(value) if strict and isinstance(value, str) else value
+    if isinstance(value, BaseException) and name == "error":
+        return value
+    if isinstance(value, _CONTAINERS):
+        return redact_value(value)
+    return _plain(value)
 
 
 def _plain(value: object) -> object:
