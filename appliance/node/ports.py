@@ -13,6 +13,50 @@ from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
 from appliance.raft.messages import AnyMessage, Configuration, Entry, HardState, SnapshotMeta
 
 
+class StorageError(Exception):
+    """A store could not do what it was asked for. Its subclasses tell the driver what follows from that."""
+
+
+class DiskFull(StorageError):
+    """There is no room. Nothing of the call was kept, what was stored before is intact, and reads go on; the same
+    call may succeed once there is room.
+    """
+
+
+class StorageFailed(StorageError):
+    """A write, a sync or a read failed, or an earlier one did: what the file holds is known only after a restart.
+    The store refuses all further writes; nothing is retried.
+    """
+
+
+class DamagedFile(StorageError):
+    """A file holds what it cannot hold: the node must be treated as if it had lost that file."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        self.path = path
+        self.detail = detail
+        super().__init__(path, detail)
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: {self.detail}"
+
+
+class DamagedEntry(DamagedFile):
+    """A log entry does not match its checksum, or is missing between others. `index` names the first such entry."""
+
+    def __init__(self, path: str, index: int, detail: str) -> None:
+        super().__init__(path, detail)
+        self.index = index
+        self.args = (path, index, detail)
+
+    def __str__(self) -> str:
+        return f"{self.path}: log entry {self.index} is damaged: {self.detail}"
+
+
+class EntriesUnavailable(LookupError):
+    """The first of the entries that were asked for lies before or behind the log, for example since a compaction."""
+
+
 class Identity(Struct, frozen=True):
     """Who a data directory belongs to. `cluster_id` is 32 hex digits, `incarnation` a random 63-bit number."""
 

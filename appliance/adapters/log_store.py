@@ -1,0 +1,247 @@
+"""`raft.db`: the replicated log, the hard state and the install marker. The only file that is synced before a promise.
+
+Compaction only moves the line below which entries do not count; the rows under it are deleted a few at a time by
+the appends that follow, in their own transactions, so that no append ever waits for a large delete. Their pages are
+used again by new entries; the file therefore keeps the size of the longest log it held, which compaction bounds, and
+needs neither VACUUM nor the extra page writes of auto_vacuum.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from appliance.adapters.sqlite import BulkInsert, Reader, Writer, file_bytes, sync_directory
+from appliance.adapters.wal_scan import check_wal
+from appliance.node.ports import DamagedEntry, DamagedFile, EntriesUnavailable, StoredLog
+from appliance.raft.messages import (
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    SnapshotMeta,
+    entry_intact,
+)
+from appliance.raft.state import decode_configuration
+
+LOG_FORMAT: Final = 1
+WAL_PAGES_MAX: Final = 1_000  # 4 MB: a checkpoint of so much is over in milliseconds, 16,000 pages cost 12-50 %
+LEFTOVERS_PER_APPEND_MIN: Final = 64  # rows under the compaction line that an append deletes on its way
+CACHE_BYTES: Final = 8 * 2**20
+
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS entries (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    " checksum INTEGER NOT NULL, data BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum INTEGER NOT NULL)"
+    " STRICT, WITHOUT ROWID",
+)
+_NOTHING: Final = SnapshotMeta(0, 0, Configuration())
+_T = TypeVar("_T")
+
+
+class _Install(Struct, frozen=True):
+    """The marker of an install that has begun."""
+
+    meta: SnapshotMeta
+    file_name: str
+
+
+class SqliteLogStore:
+    """`LogStore` on SQLite (WAL, synchronous=FULL, one transaction and one sync for each call).
+
+    Everything but `read` is called on one thread; `read` has a connection and a lock of its own.
+
+    Raises:
+        DamagedFile: when opened: the WAL has lost transactions that were synced, or the file is no such database.
+        StorageError: as `Writer.transaction`.
+    """
+
+    def __init__(self, path: Path, *, vfs: str | None = None) -> None:
+        check_wal(path)
+        self._path = path
+        self._insert = BulkInsert("INSERT INTO entries", columns=5)
+        self._snapshot = _NOTHING
+        self._last_index = 0
+        self._oldest_row = 1  # first row in the table, counted or left over
+        self._writer = Writer(
+            path, synchronous="full", cache_bytes=CACHE_BYTES, wal_bytes_max=4 * WAL_PAGES_MAX * 4096, vfs=vfs
+        )
+        try:
+            self._make_schema()
+            self._reader = Reader(path, cache_bytes=CACHE_BYTES, vfs=vfs)
+            found = self._get("format", int)
+            if found != LOG_FORMAT:
+                raise DamagedFile(str(path), f"its format is {found}, and this program knows {LOG_FORMAT}")
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _make_schema(self) -> None:
+        if not self._writer.has_table("meta"):
+            with self._writer.transaction() as db:
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                self._put("format", msgspec.msgpack.encode(LOG_FORMAT))
+            sync_directory(self._path.parent)
+
+    def load(self) -> StoredLog:
+        """Read what is stored and check all of it: the pages, every entry's checksum, and that none is missing.
+
+        Raises:
+            DamagedEntry: names the first entry that is damaged or missing.
+            DamagedFile: a page, the hard state or the snapshot line is damaged.
+        """
+        problems = self._reader.rows("PRAGMA quick_check(1)")
+        if problems != [("ok",)]:
+            raise DamagedFile(str(self._path), str(problems[0][0]))
+        self._snapshot = self._get("snapshot", SnapshotMeta) or _NOTHING
+        term_starts: list[tuple[int, int]] = []
+        configurations: list[tuple[int, Configuration]] = []
+        index, term = self._snapshot.index, -1
+        with self._reader.lock:
+            for row in self._reader.rows_lazily(
+                "SELECT term, idx, kind, data, checksum FROM entries WHERE idx > ? ORDER BY idx", (index,)
+            ):
+                entry = self._checked(row, index + 1)
+                index = entry.index
+                if entry.term != term:
+                    if entry.term < max(term, self._snapshot.term):
+                        raise DamagedEntry(str(self._path), index, f"its term {entry.term} comes after a later term")
+                    term = entry.term
+                    term_starts.append((index, term))
+                if entry.kind == EntryKind.CONFIGURATION:
+                    configurations.append((index, decode_configuration(entry.data)))
+        self._last_index = index
+        oldest = self._reader.row("SELECT min(idx) FROM entries")
+        self._oldest_row = cast(int, oldest[0]) if oldest and oldest[0] is not None else index + 1
+        hard_state = self._get("hard_state", HardState) or HardState()
+        return StoredLog(hard_state, self._snapshot, index, tuple(term_starts), tuple(configurations))
+
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+        """In one transaction: drop everything from the first entry's index on, add the entries, set the hard state."""
+        if entries:
+            first, last = entries[0].index, entries[-1].index
+            assert self._snapshot.index < first <= self._last_index + 1, "an append must touch the log"
+            assert last - first + 1 == len(entries), "the entries of an append must follow one another"
+        with self._writer.transaction() as db:
+            if entries:
+                if first <= self._last_index:
+                    db.execute("DELETE FROM entries WHERE idx >= ?", (first,))
+                self._insert(db, [(e.index, e.term, int(e.kind), e.checksum, e.data) for e in entries])
+            if hard_state is not None:
+                self._put("hard_state", msgspec.msgpack.encode(hard_state))
+            oldest_row = self._delete_leftovers(max(LEFTOVERS_PER_APPEND_MIN, 2 * len(entries)))
+        self._oldest_row = oldest_row
+        if entries:
+            self._last_index = last
+        self._checkpoint_when_due()
+
+    def _delete_leftovers(self, rows_max: int) -> int:
+        """Delete some rows under the compaction line; answers the oldest row that is left."""
+        if self._oldest_row > self._snapshot.index:
+            return self._oldest_row
+        end = min(self._oldest_row + rows_max - 1, self._snapshot.index)
+        self._writer.db.execute("DELETE FROM entries WHERE idx <= ?", (end,))
+        return end + 1
+
+    def _checkpoint_when_due(self) -> None:
+        if self._writer.wal_pages >= WAL_PAGES_MAX:
+            self._writer.checkpoint_if_room()  # what was appended is durable in the WAL already
+
+    def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Entries first..last inclusive, at least one, stopping before `bytes_max` of data is exceeded.
+
+        Raises:
+            EntriesUnavailable: `first` is not in the log, or no longer.
+            DamagedEntry: an entry does not match its checksum, or is missing between others.
+        """
+        assert first <= last
+        entries: list[Entry] = []
+        size_bytes = 0
+        with self._reader.lock:
+            if first > self._snapshot.index:
+                for row in self._reader.rows_lazily(
+                    "SELECT term, idx, kind, data, checksum FROM entries WHERE idx BETWEEN ? AND ? ORDER BY idx",
+                    (first, last),
+                ):
+                    entry = self._checked(row, first + len(entries))
+                    size_bytes += len(entry.data)
+                    if entries and size_bytes > bytes_max:
+                        break
+                    entries.append(entry)
+        if not entries:
+            raise EntriesUnavailable(f"entry {first} is not in {self._path}")
+        return entries
+
+    def _checked(self, row: tuple[object, ...], expected_index: int) -> Entry:
+        term, index, kind, data, checksum = row
+        if index != expected_index:
+            if expected_index <= self._snapshot.index:  # compacted after the caller had looked
+                raise EntriesUnavailable(f"entry {expected_index} is no longer in {self._path}")
+            raise DamagedEntry(str(self._path), expected_index, "it is missing, though a later entry is there")
+        entry = Entry(cast(int, term), expected_index, cast(int, kind), cast(bytes, data), cast(int, checksum))
+        if not isinstance(data, bytes) or not entry_intact(entry):
+            raise DamagedEntry(str(self._path), expected_index, "it does not match its checksum")
+        return entry
+
+    def compact(self, meta: SnapshotMeta) -> None:
+        """Move the line: entries up to and including `meta.index` count no longer. One small transaction."""
+        assert self._snapshot.index <= meta.index <= self._last_index, "compaction never passes the log"
+        with self._writer.transaction():
+            self._put("snapshot", msgspec.msgpack.encode(meta))
+        self._snapshot = meta
+
+    def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
+        """Remember that this received snapshot file is about to replace `ledger.db`."""
+        with self._writer.transaction():
+            self._put("install", msgspec.msgpack.encode(_Install(meta, file_name)))
+
+    def pending_install(self) -> tuple[SnapshotMeta, str] | None:
+        """The install that `begin_install` remembered and `finish_install` has not ended."""
+        install = self._get("install", _Install)
+        return None if install is None else (install.meta, install.file_name)
+
+    def finish_install(self, meta: SnapshotMeta) -> None:
+        """In one transaction: drop the whole log, let `meta` stand before the first entry, forget the marker."""
+        with self._writer.transaction() as db:
+            db.execute("DELETE FROM entries")
+            self._put("snapshot", msgspec.msgpack.encode(meta))
+            db.execute("DELETE FROM meta WHERE name = 'install'")
+        self._snapshot = meta
+        self._last_index = meta.index
+        self._oldest_row = meta.index + 1
+        self._checkpoint_when_due()
+
+    def size_bytes(self) -> int:
+        """Bytes on disk, the WAL included."""
+        return file_bytes(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._reader.lock:
+            self._reader.close()
+        self._writer.close()
+
+    def _put(self, name: str, value: bytes) -> None:
+        self._writer.db.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, _meta_checksum(name, value))
+        )
+
+    def _get(self, name: str, kind: type[_T]) -> _T | None:
+        with self._reader.lock:
+            row = self._reader.row("SELECT value, checksum FROM meta WHERE name = ?", (name,))
+        if row is None:
+            return None
+        value, checksum = cast(tuple[bytes, int], row)
+        if checksum != _meta_checksum(name, value):
+            raise DamagedFile(str(self._path), f"its {name} does not match its checksum")
+        return msgspec.msgpack.decode(value, type=kind)
+
+
+def _meta_checksum(name: str, value: bytes) -> int:
+    return zlib.crc32(value, zlib.crc32(name.encode()))
