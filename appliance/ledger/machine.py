@@ -144,6 +144,11 @@ class LedgerMachine:
         return self._state_hash
 
     @property
+    def last_timestamp_us(self) -> int:
+        """Stamp of the last write, Unix microseconds; 0 before the first."""
+        return self._last_timestamp_us
+
+    @property
     def key_count(self) -> int:
         """Keys that are present."""
         return self._key_count

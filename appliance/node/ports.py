@@ -152,6 +152,10 @@ class LedgerStore(StateView, Protocol):
         """Memory that waits for `flush`."""
         ...
 
+    def cache_bytes(self) -> int:
+        """Memory that recently used keys and values take."""
+        ...
+
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value."""
         ...

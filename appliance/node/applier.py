@@ -1,0 +1,75 @@
+"""Applies committed entries: the state machine in memory, its changes to the store, one after the other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.ledger.commands import WriteResult
+from appliance.ledger.machine import LedgerMachine
+from appliance.ledger.state import Summary
+from appliance.node.ports import LedgerStore
+from appliance.raft.log import InvariantViolation
+from appliance.raft.messages import Configuration, Entry, EntryKind, SnapshotMeta
+from appliance.raft.state import decode_configuration
+
+
+class Applier:
+    """The ledger of this node as far as it is applied.
+
+    Args:
+        store: keeps what is applied, in memory at once and on disk later.
+        answers_max: idempotency keys held at most where a command names no limit.
+    """
+
+    def __init__(self, store: LedgerStore, answers_max: int) -> None:
+        self._store = store
+        self._answers_max = answers_max
+        self._load(*store.load())
+
+    def _load(self, summary: Summary, meta: bytes) -> None:
+        self.machine = LedgerMachine(self._store, summary, self._answers_max)
+        self._meta = meta
+        self.configuration = decode_meta(meta).configuration if meta else Configuration()
+
+    @property
+    def applied_index(self) -> int:
+        """Last applied index."""
+        return self.machine.applied_index
+
+    def reload(self, summary: Summary, meta: bytes) -> None:
+        """Another ledger file took the store's place."""
+        self._load(summary, meta)
+
+    def apply(self, entry: Entry) -> WriteResult | None:
+        """Apply one committed entry; answers what its writer is told, None for entries that are no writes.
+
+        Raises:
+            UnknownCommand: the entry is of a version that this program does not know; the node must stop.
+            InvariantViolation: the entry does not follow the last one.
+        """
+        if entry.index != self.machine.applied_index + 1:
+            raise InvariantViolation(f"entry {entry.index} cannot be applied after {self.machine.applied_index}")
+        if entry.kind == EntryKind.NORMAL:
+            changes = self.machine.apply(entry.index, entry.term, entry.data)
+        else:
+            changes = self.machine.advance(entry.index, entry.term)
+            if entry.kind == EntryKind.CONFIGURATION:
+                self.configuration = decode_configuration(entry.data)
+                self._meta = encode_meta(SnapshotMeta(entry.index, entry.term, self.configuration))
+        self._store.add((changes,), self.machine.summary(), self._meta)
+        return changes.result
+
+
+def encode_meta(meta: SnapshotMeta) -> bytes:
+    """What `ledger.db` keeps beside the summary: the configuration as of the applied index, and its place."""
+    return msgspec.msgpack.encode(meta)
+
+
+def decode_meta(data: bytes) -> SnapshotMeta:
+    """The inverse of `encode_meta`."""
+    return msgspec.msgpack.decode(data, type=SnapshotMeta)
+
+
+def meta_of(summary: Summary, meta: bytes) -> SnapshotMeta:
+    """What a copy of the ledger file with this summary covers."""
+    return SnapshotMeta(summary.applied_index, summary.applied_term, decode_meta(meta).configuration)

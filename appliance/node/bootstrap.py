@@ -1,0 +1,67 @@
+"""Founding a cluster: every seed must say who it is and that it is as empty as this node.
+
+All founders write the same first entry (index 1, term 1): the configuration of all of them, in the order of
+their ids. It is committed by construction, so a founder needs nobody's vote for it.
+"""
+
+from __future__ import annotations
+
+from appliance.node.ports import Hello, Identity
+from appliance.raft.messages import Configuration, Entry, EntryKind, Member, MemberRole, make_entry
+from appliance.raft.state import encode_configuration
+
+
+class Founding:
+    """Collects hellos until the founding configuration is known.
+
+    Args:
+        identity: of this node.
+        address: its client address.
+        raft_address: its peer address.
+        seeds: peer addresses of the other founders.
+    """
+
+    def __init__(self, identity: Identity, address: str, raft_address: str, seeds: tuple[str, ...]) -> None:
+        self._identity = identity
+        self._seeds = seeds
+        self._members = {
+            identity.node_id: Member(identity.node_id, identity.incarnation, MemberRole.VOTER, address, raft_address)
+        }
+        self.refusal = ""
+
+    def missing(self) -> int:
+        """How many seeds have not been heard."""
+        return len(self._seeds) + 1 - len(self._members)
+
+    def hear(self, hello: Hello) -> Configuration | None:
+        """Take in a hello; answers the founding configuration once it is known.
+
+        A seed that was founded already decides: its configuration is taken when it names this very incarnation;
+        when it does not, this node must not found anything, and `refusal` says so.
+        """
+        if hello.configuration.members:
+            me = hello.configuration.member(self._identity.node_id)
+            if me is not None and me.incarnation == self._identity.incarnation:
+                return hello.configuration
+            known = "another incarnation of this node" if me is not None else "no such node"
+            self.refusal = (
+                f"node {hello.identity.node_id} says that the cluster exists and knows {known}: "
+                "this node's data directory is empty and may not found a second cluster"
+            )
+            return None
+        peer = hello.identity
+        self._members[peer.node_id] = Member(
+            peer.node_id, peer.incarnation, MemberRole.VOTER, hello.address, hello.raft_address
+        )
+        if self.refusal or self.missing() > 0:
+            return None
+        return self.configuration()
+
+    def configuration(self) -> Configuration:
+        """The configuration of everyone heard so far."""
+        return Configuration(tuple(self._members[n] for n in sorted(self._members)))
+
+
+def founding_entry(configuration: Configuration) -> Entry:
+    """The first entry of every founder's log."""
+    return make_entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))

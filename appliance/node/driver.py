@@ -1,0 +1,540 @@
+"""The driver: feeds the Raft core with ticks, messages and proposals, and carries out each `Ready` in order.
+
+Everything here runs on the event loop; files are written on the threads of `LogWriter` and `LedgerKeeper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from appliance.ledger.commands import WriteRequest, WriteResult
+from appliance.ledger.state import Summary
+from appliance.node.applier import Applier
+from appliance.node.bootstrap import Founding, founding_entry
+from appliance.node.keeper import LedgerKeeper
+from appliance.node.log_writer import Job, LogWriter, Saving
+from appliance.node.ports import (
+    Clock,
+    Hello,
+    Identity,
+    Instruments,
+    LedgerStore,
+    Log,
+    LogStore,
+    PeerNetwork,
+    StoredLog,
+    Tracer,
+)
+from appliance.node.recovery import recover
+from appliance.node.snapshots import Snapshots
+from appliance.node.traces import WriteTraces
+from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites
+from appliance.raft.core import RaftCore
+from appliance.raft.messages import (
+    NOBODY,
+    AnyMessage,
+    Configuration,
+    Entry,
+    HardState,
+    Ready,
+    Role,
+    SnapshotMeta,
+)
+from appliance.raft.state import RaftSettings
+
+PROTOCOL: Final = 1
+APPLY_SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
+TICKS_PER_HEARTBEAT: Final = 4
+
+
+class DriverSettings(Struct, frozen=True, kw_only=True):
+    """What the driver takes from the configuration; times in seconds."""
+
+    address: str
+    raft_address: str
+    seeds: tuple[str, ...]
+    directory: Path
+    version: str
+    election_timeout_s: float
+    heartbeat_timeout_s: float
+    write_timeout_s: float
+    flush_interval_s: float
+    batch_size: int
+    idempotency_keys: int
+    compact_log_entries: int
+    keep_log_entries: int
+
+    @property
+    def tick_s(self) -> float:
+        """Length of one tick of the Raft core."""
+        return self.heartbeat_timeout_s / TICKS_PER_HEARTBEAT
+
+    def raft(self) -> RaftSettings:
+        """The core's bounds, in ticks."""
+        return RaftSettings(
+            election_ticks=max(2, round(self.election_timeout_s / self.tick_s)),
+            heartbeat_ticks=TICKS_PER_HEARTBEAT,
+            append_entries_max=self.batch_size,
+        )
+
+
+class Driver:
+    """A running node.
+
+    Args:
+        settings: see `DriverSettings`.
+        identity: who the data directory belongs to.
+        log_store: `raft.db`.
+        ledger_store: `ledger.db`.
+        network: the links to the peers.
+        verify_snapshot: reads a received ledger file back and checks it; called on a worker thread.
+        clock: wall and monotonic time.
+        random: the only source of chance of the core.
+        instruments: metrics.
+        log: structured log.
+        tracer: spans of sampled writes.
+        on_fatal: called once when the node cannot go on, with the reason; the process should end.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: DriverSettings,
+        identity: Identity,
+        log_store: LogStore,
+        ledger_store: LedgerStore,
+        network: PeerNetwork,
+        verify_snapshot: Callable[[Path], tuple[Summary, bytes]],
+        clock: Clock,
+        random: Random,
+        instruments: Instruments,
+        log: Log,
+        tracer: Tracer,
+        on_fatal: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.network = network
+        self.clock = clock
+        self.ledger_store = ledger_store
+        self.log_store = log_store
+        self._random = random
+        self._log = log
+        self._on_fatal = on_fatal
+        self.failure = ""
+        self.stopping = False
+        self.core: RaftCore | None = None
+        self.founding: Founding | None = None
+        self.hellos: dict[int, Hello] = {}
+        self.installing = False
+        self.serve_write: Callable[[WriteRequest], asyncio.Future[WriteResult]] | None = None
+        self.traces = WriteTraces(tracer, clock, identity.node_id)
+        self.writes = WaitingWrites(settings.write_timeout_s, instruments.histogram("scribe_raft_commit_seconds"))
+        self.reads = ReadBatches()
+        self.applied_waiters = WaitingIndexes()
+        self.leader_changed = asyncio.Event()
+        self.last_stamp_us = 0
+        self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
+        self.applier = Applier(ledger_store, settings.idempotency_keys)
+        self.keeper = LedgerKeeper(
+            ledger_store,
+            flush_interval_s=settings.flush_interval_s,
+            stable_index=lambda: self.core.state.log.stable_index if self.core else 0,
+            on_durable=self._on_durable,
+            on_failed=self.fail,
+            flush_seconds=instruments.histogram("scribe_storage_flush_seconds"),
+        )
+        self._writer = LogWriter(
+            log_store,
+            on_saved=self._on_saved,
+            on_failed=self.fail,
+            fsync_seconds=instruments.histogram("scribe_raft_fsync_seconds"),
+            batch_entries=instruments.histogram("scribe_raft_append_batch_entries"),
+        )
+        self.snapshots = Snapshots(
+            directory=settings.directory,
+            keeper=self.keeper,
+            network=network,
+            verify=verify_snapshot,
+            instruments=instruments,
+            log=log,
+        )
+        self._leader_changes = instruments.counter("scribe_raft_leader_changes_total")
+        self._elections = instruments.counter("scribe_raft_elections_total")
+        self._elections_seen = 0
+        self._apply_queue: deque[Entry] = deque()
+        self._pump_wanted = False
+        self._apply_wanted = False
+        self._leader_seen = NOBODY
+        self._role_seen = Role.FOLLOWER
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start to take part."""
+        stored = self._stored
+        if stored.last_index > 0:
+            self._make_core(stored)
+        else:
+            self.founding = Founding(
+                self.identity, self.settings.address, self.settings.raft_address, self.settings.seeds
+            )
+            if not self.settings.seeds:
+                self._found(self.founding.configuration())
+        await self.network.start(self, self.settings.seeds)
+        self._tasks = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self.keeper.run())]
+
+    async def stop(self) -> None:
+        """Hand over leadership if there is any, write what is applied, and close the stores."""
+        self.stopping = True
+        await self._hand_over()
+        self.writes.fail_all("this node was shut down")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.snapshots.stop()
+        await self.network.close()
+        await asyncio.to_thread(self._writer.stop)
+        if not self.failure and self.core is not None:
+            await asyncio.to_thread(self.ledger_store.flush, self.core.state.log.stable_index)
+            await self.keeper.checkpoint()
+        self.keeper.close()
+        self.ledger_store.close()
+        self.log_store.close()
+
+    async def _hand_over(self) -> None:
+        core = self.core
+        if core is None or core.state.role is not Role.LEADER or self.failure:
+            return
+        connected = self.network.connected()
+        voters = core.state.configuration.voters()
+        best = max(
+            ((p.match_index, node_id) for node_id, p in core.state.progress.items() if node_id in voters),
+            default=(0, NOBODY),
+        )[1]
+        if best == NOBODY or best not in connected:
+            return
+        core.transfer_leadership(best)
+        self.pump_soon()
+        deadline_s = self.clock.monotonic_s() + self.settings.election_timeout_s
+        while core.state.role is Role.LEADER and self.clock.monotonic_s() < deadline_s:
+            self.leader_changed.clear()
+            try:
+                await asyncio.wait_for(self.leader_changed.wait(), self.settings.tick_s)
+            except TimeoutError:
+                continue
+
+    def fail(self, error: Exception | str) -> None:
+        """The node cannot go on: take no part any more, and say why."""
+        if self.failure:
+            return
+        self.failure = str(error) or type(error).__name__
+        self._log.error("node.failed", reason=self.failure, error=error)
+        self.writes.fail_all("this node failed")
+        self._on_fatal(self.failure)
+
+    # -- time
+
+    async def _tick_forever(self) -> None:
+        tick_s = self.settings.tick_s
+        next_s = self.clock.monotonic_s() + tick_s
+        while True:
+            await asyncio.sleep(max(0.0, next_s - self.clock.monotonic_s()))
+            now_s = self.clock.monotonic_s()
+            # A loop that was held up ticks once, not once for each tick missed: time that this node could not
+            # hear anything is no silence of the leader.
+            next_s = max(next_s + tick_s, now_s)
+            self.writes.expire(now_s)
+            if self.core is not None and not self.failure:
+                try:
+                    self.core.tick()
+                except Exception as error:
+                    self.fail(error)
+                self.pump_soon()
+
+    # -- the pump
+
+    def pump_soon(self) -> None:
+        """Carry out what the core wants at the end of this turn of the loop, once for all inputs of the turn."""
+        if not self._pump_wanted:
+            self._pump_wanted = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_wanted = False
+        core = self.core
+        if core is None or self.failure:
+            return
+        try:
+            while core.has_ready():
+                self._carry_out(core.ready())
+        except Exception as error:
+            self.fail(error)
+            return
+        self._note_changes(core)
+
+    def _carry_out(self, ready: Ready) -> None:
+        for message in ready.messages:
+            self.network.send(message, self.traces.to_send(message))
+        if ready.snapshot is not None:
+            self._install(ready.snapshot)
+        if ready.persist_id:
+            self._writer.submit(Saving(ready.persist_id, ready.entries, ready.hard_state, ready.messages_after_persist))
+        for node_id in ready.snapshots_to_send:
+            self.snapshots.send(node_id, self._report_snapshot)
+        if ready.committed:
+            self._apply_queue.extend(ready.committed)
+            self._apply()
+        for read in ready.reads:
+            self.reads.ready(read.context, read.index)
+        for context in ready.reads_failed:
+            self.reads.failed(context)
+
+    def _on_saved(self, savings: list[Saving]) -> None:
+        core = self.core
+        if core is None or self.failure:
+            return
+        for saving in savings:
+            self.traces.saved(saving.entries)
+            for message in saving.messages:
+                self.network.send(message)
+        core.persisted(savings[-1].persist_id)
+        self.pump_soon()
+
+    def _apply(self) -> None:
+        """Apply what is queued, a slice at a time, so that heartbeats are not held up by a long replay."""
+        core = self.core
+        if core is None or self.installing or self._apply_wanted or self.failure:
+            return
+        now_s = self.clock.monotonic_s()
+        for _ in range(min(len(self._apply_queue), APPLY_SLICE_ENTRIES)):
+            entry = self._apply_queue.popleft()
+            started_us = 0 if self.traces.is_empty() else self.clock.now_us()
+            result = self.applier.apply(entry)
+            self.traces.applied(entry, started_us)
+            self.writes.resolve(entry.index, entry.term, result, now_s)
+        core.applied(self.applier.applied_index)
+        self.applied_waiters.reach(self.applier.applied_index)
+        self.keeper.hurry()
+        if self._apply_queue:
+            self._apply_wanted = True
+            asyncio.get_running_loop().call_soon(self._apply_more)
+
+    def _apply_more(self) -> None:
+        self._apply_wanted = False
+        try:
+            self._apply()
+        except Exception as error:
+            self.fail(error)
+
+    def _note_changes(self, core: RaftCore) -> None:
+        state = core.state
+        if state.elections_started != self._elections_seen:
+            self._elections.inc(state.elections_started - self._elections_seen)
+            self._elections_seen = state.elections_started
+        if (state.leader_id, state.role) == (self._leader_seen, self._role_seen):
+            return
+        if state.leader_id not in {NOBODY, self._leader_seen}:
+            self._leader_changes.inc()
+        event = "raft.leader_changed" if state.leader_id != self._leader_seen else "raft.role_changed"
+        self._log.info(event, leader_id=state.leader_id, role=state.role.value, term=state.term)
+        self._leader_seen, self._role_seen = state.leader_id, state.role
+        self.leader_changed.set()
+
+    # -- proposals
+
+    def can_propose(self) -> bool:
+        """Whether this node leads and knows the last stamp in its log (its term's no-op is applied)."""
+        core = self.core
+        return (
+            core is not None
+            and core.state.role is Role.LEADER
+            and self.applier.applied_index >= core.state.term_start_index
+        )
+
+    def propose(self, data: bytes, traceparent: str) -> asyncio.Future[WriteResult]:
+        """Propose a command and wait for it. Raises `NotLeader`."""
+        core = self.core
+        assert core is not None
+        index, term = core.propose((data,))
+        future = self.writes.add(index, term, self.clock.monotonic_s())
+        self.traces.proposed(index, traceparent)
+        self.pump_soon()
+        return future
+
+    def next_stamp_us(self) -> int:
+        """The stamp of the next write: now, but never earlier than the last one in the log."""
+        last = max(self.last_stamp_us, self.applier.machine.last_timestamp_us)
+        self.last_stamp_us = max(self.clock.now_us(), last)
+        return self.last_stamp_us
+
+    # -- snapshots and compaction
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        self.installing = True
+        self._apply_queue.clear()
+        path = self.snapshot_path()
+
+        def run() -> None:
+            self.log_store.begin_install(meta, path.name)
+            self._installed = self.keeper.replace(path)
+            self.log_store.finish_install(meta)
+
+        self._writer.submit(Job(run, lambda: self._on_installed(meta)))
+
+    def _on_installed(self, meta: SnapshotMeta) -> None:
+        self.applier.reload(*self._installed)
+        self.keeper.durable_index = meta.index
+        self.installing = False
+        self.writes.skip_to(meta.index)
+        self.applied_waiters.reach(meta.index)
+        self._log.info("snapshot.installed", index=meta.index, term=meta.term)
+        self._apply_more()
+
+    def _report_snapshot(self, node_id: int, index: int) -> None:
+        if self.core is not None:
+            self.core.report_snapshot(node_id, index)
+            self.pump_soon()
+
+    def _on_durable(self, index: int) -> None:
+        """The ledger file holds everything up to `index`: drop what nobody needs any more from the log."""
+        core = self.core
+        if core is None or self.installing or self.failure:
+            return
+        state = core.state
+        settings = self.settings
+        length = state.log.last_index - state.log.snapshot_index
+        if length < settings.compact_log_entries:
+            return
+        target = min(index, state.log.stable_index, state.applied_index) - settings.keep_log_entries
+        if length < 4 * settings.compact_log_entries:  # beyond that a node that is behind gets a snapshot
+            connected = self.network.connected()
+            target = min([target, *(p.match_index for n, p in state.progress.items() if n in connected)])
+        if self.snapshots.is_sending():
+            target = min(target, self.snapshots.oldest_index())
+        if target - state.log.snapshot_index < settings.compact_log_entries // 4:
+            return
+        term = state.log.term_at(target)
+        assert term is not None
+        core.compact(target)
+        meta = SnapshotMeta(target, term, state.configurations[0][1])
+        self._writer.submit(
+            Job(
+                lambda: self.log_store.compact(meta),
+                lambda: self._log.info("raft.compacted", index=target, term=term),
+            )
+        )
+
+    # -- founding
+
+    def _make_core(self, stored: StoredLog) -> None:
+        self.core = RaftCore(
+            node_id=self.identity.node_id,
+            incarnation=self.identity.incarnation,
+            settings=self.settings.raft(),
+            reader=self.log_store,
+            hard_state=stored.hard_state,
+            snapshot=stored.snapshot,
+            last_index=stored.last_index,
+            term_starts=stored.term_starts,
+            configurations=stored.configurations,
+            applied_index=self.applier.applied_index,
+            random=self._random,
+        )
+        self._set_peers()
+        self.pump_soon()
+
+    def _found(self, configuration: Configuration) -> None:
+        """Write the founding entry; it is committed by construction."""
+        self.log_store.append([founding_entry(configuration)], HardState(term=1, commit_index=1))
+        self.founding = None
+        members = [m.node_id for m in configuration.members]
+        self._log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
+        self._make_core(self.log_store.load())
+
+    def _set_peers(self) -> None:
+        assert self.core is not None
+        self.network.set_peers(
+            {
+                m.node_id: m.raft_address
+                for m in self.core.state.configuration.members
+                if m.node_id != self.identity.node_id
+            }
+        )
+
+    # -- what the transport calls
+
+    def hello(self) -> Hello:
+        """What this node says of itself."""
+        core = self.core
+        return Hello(
+            version=self.settings.version,
+            protocol=PROTOCOL,
+            features=(),
+            identity=self.identity,
+            address=self.settings.address,
+            raft_address=self.settings.raft_address,
+            last_index=core.state.log.last_index if core else 0,
+            configuration=core.state.configuration if core else Configuration(),
+        )
+
+    def on_hello(self, hello: Hello) -> None:
+        """A peer says who it is."""
+        self.hellos[hello.identity.node_id] = hello
+        if self.founding is None or self.failure:
+            return
+        configuration = self.founding.hear(hello)
+        if configuration is not None:
+            try:
+                self._found(configuration)
+            except Exception as error:
+                self.fail(error)
+        elif self.founding.refusal:
+            self._log.warning("cluster.founding_refused", reason=self.founding.refusal)
+
+    def on_message(self, message: AnyMessage) -> None:
+        """A Raft message came in."""
+        if self.core is None or self.failure:
+            return
+        try:
+            self.core.step(message)
+        except Exception as error:
+            self.fail(error)
+            return
+        self.pump_soon()
+
+    def on_traces(self, traces: Sequence[tuple[int, str]]) -> None:
+        """Trace contexts of entries in the next message."""
+        self.traces.received(traces)
+
+    def on_unreachable(self, node_id: int) -> None:
+        """The link to a peer broke."""
+        if self.core is not None:
+            self.core.report_unreachable(node_id)
+            self.pump_soon()
+
+    async def on_write(self, request: WriteRequest) -> WriteResult:
+        """A follower forwarded a write."""
+        assert self.serve_write is not None
+        return await self.serve_write(request)
+
+    async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
+        """A snapshot was received."""
+        await self.snapshots.check(meta, path)
+        if self.core is None or self.failure or self.installing:
+            raise OSError("this node cannot install a snapshot now")
+        if not self.core.restore(meta):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        self.pump_soon()
+
+    def snapshot_path(self) -> Path:
+        """Where a snapshot is received."""
+        return self.settings.directory / "snapshot-incoming.db"

@@ -1,0 +1,135 @@
+"""Keeps `ledger.db` following: bulk writes, checkpoints, and the compaction of the log behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from appliance.ledger.state import Summary
+from appliance.node.ports import Histogram, LedgerStore
+
+CHECKPOINT_INTERVAL_S: Final = 5.0
+PENDING_BYTES_SOON: Final = 8 * 1024 * 1024  # flush before the interval is over
+
+
+class LedgerKeeper:
+    """Moves applied changes to disk, off the event loop, on one thread of its own.
+
+    Args:
+        store: the ledger store.
+        flush_interval_s: how long changes may wait in memory.
+        stable_index: answers the index up to which the log is durable; the ledger file never passes it.
+        on_durable: called on the event loop with an applied index that has become durable.
+        on_failed: called on the event loop, once, when the store fails.
+        flush_seconds: histogram of the time of one flush.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        flush_interval_s: float,
+        stable_index: Callable[[], int],
+        on_durable: Callable[[int], None],
+        on_failed: Callable[[Exception], None],
+        flush_seconds: Histogram,
+    ) -> None:
+        self._store = store
+        self._flush_interval_s = flush_interval_s
+        self._stable_index = stable_index
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._flush_seconds = flush_seconds
+        self._pool = ThreadPoolExecutor(1, "ledger-keeper")
+        self._lock = threading.Lock()  # an install on the log writer's thread excludes all work here
+        self._wanted = asyncio.Event()
+        self._turns: list[asyncio.Future[int]] = []
+        self._checkpointed_s = 0.0
+        self._dirty = True  # what was found in the file may not have been synced yet
+        self.durable_index = 0
+
+    async def run(self) -> None:
+        """Flush and checkpoint until cancelled; a failure ends it."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wanted.wait(), self._flush_interval_s)
+                self._wanted.clear()
+                await self._turn()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._on_failed(error)
+            for future in self._turns:
+                if not future.done():
+                    future.set_exception(error)
+
+    async def _turn(self) -> None:
+        waiting, self._turns = self._turns, []
+        loop = asyncio.get_running_loop()
+        try:
+            flushed = await loop.run_in_executor(self._pool, self._flush, self._stable_index())
+            if self._dirty and time.monotonic() - self._checkpointed_s >= CHECKPOINT_INTERVAL_S:
+                await self.checkpoint()
+        except BaseException:
+            self._turns = waiting + self._turns
+            raise
+        for future in waiting:
+            if not future.done():
+                future.set_result(flushed)
+
+    def _flush(self, index_max: int) -> int:
+        if self._store.pending_bytes() == 0:
+            return self._store.flush(index_max)
+        self._dirty = True
+        started = time.perf_counter()
+        with self._lock:
+            flushed = self._store.flush(index_max)
+        self._flush_seconds.observe(time.perf_counter() - started)
+        return flushed
+
+    def hurry(self) -> None:
+        """Flush soon if much is waiting."""
+        if self._store.pending_bytes() > PENDING_BYTES_SOON:
+            self._wanted.set()
+
+    async def flushed(self) -> int:
+        """Wait for the next flush; answers the applied index that the file holds then."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._turns.append(future)
+        self._wanted.set()
+        return await future
+
+    async def checkpoint(self) -> int:
+        """Make what was flushed durable; answers the applied index that is durable now."""
+        loop = asyncio.get_running_loop()
+        durable = await loop.run_in_executor(self._pool, self._checkpoint)
+        self._checkpointed_s = time.monotonic()
+        self._dirty = False
+        if durable > self.durable_index:
+            self.durable_index = durable
+            self._on_durable(durable)
+        return durable
+
+    def _checkpoint(self) -> int:
+        with self._lock:
+            return self._store.checkpoint()
+
+    async def copy_to(self, path: Path) -> tuple[Summary, bytes]:
+        """Copy the ledger file, on a thread of the loop's pool: it takes long and must not delay flushes."""
+        return await asyncio.to_thread(self._store.copy_to, path)
+
+    def replace(self, path: Path) -> tuple[Summary, bytes]:
+        """Put a received ledger file in place; called on the log writer's thread."""
+        with self._lock:
+            return self._store.replace(path)
+
+    def close(self) -> None:
+        """End the thread; what was not flushed is in the log."""
+        self._pool.shutdown(wait=True)

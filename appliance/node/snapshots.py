@@ -1,0 +1,113 @@
+"""Snapshots on their way: copies of `ledger.db` to followers that lag too far, and checks of received ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from appliance.ledger.state import Summary
+from appliance.node.applier import meta_of
+from appliance.node.keeper import LedgerKeeper
+from appliance.node.ports import Instruments, Log, PeerNetwork, StorageError
+from appliance.raft.messages import SnapshotMeta
+
+RETRY_S: Final = 2.0  # pause after a snapshot that could not be sent
+
+
+class Snapshots:
+    """Sends one snapshot at a time to each node that needs one.
+
+    Args:
+        directory: where copies are made.
+        keeper: makes them.
+        network: streams them.
+        verify: reads a file back and checks it; called on a worker thread.
+        instruments: counts them.
+        log: reports them.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        keeper: LedgerKeeper,
+        network: PeerNetwork,
+        verify: Callable[[Path], tuple[Summary, bytes]],
+        instruments: Instruments,
+        log: Log,
+    ) -> None:
+        self._directory = directory
+        self._keeper = keeper
+        self._network = network
+        self._verify = verify
+        self._log = log
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._sending: dict[int, int] = {}  # node id -> index of the copy on its way
+        self._counters = {
+            (direction, outcome): instruments.counter(
+                "scribe_raft_snapshots_total", direction=direction, outcome=outcome
+            )
+            for direction in ("sent", "received")
+            for outcome in ("ok", "failed")
+        }
+        for stale in directory.glob("snapshot-outgoing-*.db"):
+            stale.unlink()
+
+    def is_sending(self) -> bool:
+        """Whether a snapshot is on its way."""
+        return bool(self._tasks)
+
+    def oldest_index(self) -> int:
+        """Index of the oldest copy on its way; 0 while one is still being made."""
+        return min((self._sending.get(n, 0) for n in self._tasks), default=0)
+
+    def send(self, node_id: int, report: Callable[[int, int], None]) -> None:
+        """Start a snapshot to a node; `report(node_id, index)` is called at its end, with index 0 if it failed."""
+        if node_id not in self._tasks:
+            self._tasks[node_id] = asyncio.create_task(self._send(node_id, report))
+
+    async def _send(self, node_id: int, report: Callable[[int, int], None]) -> None:
+        path = self._directory / f"snapshot-outgoing-{node_id}.db"
+        index = 0
+        try:
+            meta = meta_of(*await self._keeper.copy_to(path))
+            self._sending[node_id] = meta.index
+            self._log.info("snapshot.sending", peer=node_id, index=meta.index, bytes=path.stat().st_size)
+            await self._network.send_snapshot(node_id, meta, path)
+            index = meta.index
+            self._log.info("snapshot.sent", peer=node_id, index=index)
+        except (OSError, StorageError) as error:
+            self._log.warning("snapshot.send_failed", peer=node_id, error=error)
+            await asyncio.sleep(RETRY_S)
+        finally:
+            path.unlink(missing_ok=True)
+            self._tasks.pop(node_id, None)
+            self._sending.pop(node_id, None)
+            self._counters["sent", "ok" if index else "failed"].inc()
+            report(node_id, index)
+
+    async def check(self, meta: SnapshotMeta, path: Path) -> None:
+        """Read a received file back: it must hold what its sender says, and its tree must come out again.
+
+        Raises:
+            OSError: it does not; the file is removed.
+        """
+        try:
+            found = meta_of(*await asyncio.to_thread(self._verify, path))
+            if found != meta:
+                raise OSError(f"the snapshot covers {found.index}, term {found.term}; {meta.index} was announced")
+        except (OSError, StorageError) as error:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            self._counters["received", "failed"].inc()
+            self._log.error("snapshot.refused", index=meta.index, error=error)
+            raise OSError(f"snapshot refused: {error}") from error
+        self._counters["received", "ok"].inc()
+
+    async def stop(self) -> None:
+        """Cancel what is on its way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
