@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+import typer
 from msgspec import Struct
 
+from appliance.adapters.pki import PkiError, make_ca, make_node_certificate
+from appliance.cli.exits import CliError, Exit
 from appliance.cli.init_files import (
+    GROUP_FILE,
+    OPEN_FILE,
     make_private_dir,
     read_env_file,
     write_config,
     write_env_file,
     write_file,
 )
+from appliance.cli.output import say
 from appliance.tables.roles import Role
 
 PEER_PORT_OFFSET: Final = 1000  # a node's peer port, seen from its client port (interface.md)
 CREDENTIALS_FILE: Final = "credentials.env"
 CONFIG_HEADING: Final = "Written by `appliance init`. Keys that you add stay; docs/CONFIGURATION.md lists them all."
 CREDENTIALS_HEADING: Final = "Written by `appliance init`. The keys open the cluster: keep this file to yourself."
+
+STACK_NODES: Final = 3
+STACK_CLIENT_PORT: Final = 8000  # node N of the stack has client port 800N and peer port 900N (interface.md)
+NODE_FILES: Final = Path("/etc/scribe-ledger")  # where a node of the stack sees its directory
 
 _KEY_NAMES: Final[Mapping[Role, str]] = {
     Role.ADMIN: "APPLIANCE_API_KEY",
@@ -97,6 +107,76 @@ def initialise_local(directory: Path, *, base_port: int = 8001, nodes: int = 3) 
     return LocalCluster(root, cluster_id, tuple(configs), urls, root / CREDENTIALS_FILE)
 
 
+def initialise_stack(directory: Path, *, urls: Sequence[str]) -> Path:
+    """Write everything that the container stack needs, one directory for each consumer, and answer the credentials.
+
+    `operator/` has the authority's key and the API keys and is mounted by nobody but `init`; `node1/` to `node3/`
+    have a node's configuration, certificate and the hashed keys; `grafana/` and `elastic/` have passwords that
+    their group may read. Existing secrets stay, as with `initialise_local`.
+
+    Args:
+        directory: where the volumes are mounted.
+        urls: the nodes' client URLs as the host sees them.
+    """
+    operator = make_private_dir(directory / "operator")
+    cluster_id = ensure_secret(operator / "cluster.id", 16)
+    passwords = {name: ensure_secret(operator / f"{name}.password", 16) for name in ("grafana", "elastic")}
+    ensure_credentials(
+        operator,
+        {
+            "APPLIANCE_URL": ",".join(urls),
+            "GRAFANA_ADMIN_PASSWORD": passwords["grafana"],
+            "ELASTIC_PASSWORD": passwords["elastic"],
+        },
+    )
+    authority = make_ca(operator, cluster_id)
+    for number in range(1, STACK_NODES + 1):
+        home = make_private_dir(directory / f"node{number}")
+        make_node_certificate(operator, home, number, [f"node{number}", "localhost", "127.0.0.1"])
+        write_file(home / "ca.crt", authority.cert_file.read_bytes(), OPEN_FILE)
+        write_file(home / "api-keys.json", (operator / "api-keys.json").read_bytes())
+        write_config(home / "config.toml", CONFIG_HEADING, _stack_config(number, cluster_id))
+    for consumer, names in {"grafana": ("grafana", "elastic"), "elastic": ("elastic",)}.items():
+        home = make_private_dir(directory / consumer)
+        home.chmod(0o750)
+        for name in names:
+            write_file(home / f"{name}-password", passwords[name].encode(), GROUP_FILE)
+    return operator / CREDENTIALS_FILE
+
+
+def _stack_config(number: int, cluster_id: str) -> dict[str, dict[str, Any]]:
+    """The keys of a stack node's configuration that `init` owns."""
+    client_port = STACK_CLIENT_PORT + number
+    peer_port = client_port + PEER_PORT_OFFSET
+    return {
+        "node": {
+            "id": number,
+            "address": f"node{number}:{client_port}",
+            "data_dir": "/var/lib/scribe-ledger",
+            "cluster_id": cluster_id,
+        },
+        "network": {
+            "client_host": "0.0.0.0",  # noqa: S104 - the container's own network; published on 127.0.0.1 only
+            "client_port": client_port,
+            "behind_gateway": True,
+            "raft_host": "0.0.0.0",  # noqa: S104 - peers prove themselves by certificate
+            "raft_port": peer_port,
+            "raft_address": f"node{number}:{peer_port}",
+            "seed_peers": [
+                f"node{peer}:{STACK_CLIENT_PORT + PEER_PORT_OFFSET + peer}" for peer in range(1, STACK_NODES + 1)
+            ],
+            "peer_auth": "tls",
+        },
+        "security": {
+            "api_keys_file": str(NODE_FILES / "api-keys.json"),
+            "peer_cert_file": str(NODE_FILES / "peer.crt"),
+            "peer_key_file": str(NODE_FILES / "peer.key"),
+            "peer_ca_file": str(NODE_FILES / "ca.crt"),
+        },
+        "logging": {"directory": "/var/log/scribe-ledger"},
+    }
+
+
 def ensure_secret(path: Path, size_bytes: int) -> str:
     """Answer the secret of a file, as hex digits, drawing it when the file is not there."""
     if not path.exists():
@@ -131,3 +211,27 @@ def _record_hashes(path: Path, credentials: Mapping[str, str], drawn: set[Role])
     ]
     text = msgspec.json.format(msgspec.json.encode({"format": 1, "keys": kept + added}), indent=2)
     write_file(path, text + b"\n")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `init`."""
+
+    @app.command("init")
+    def init(
+        ctx: typer.Context,
+        stack: Annotated[
+            bool, typer.Option("--stack", help="For the container stack; its `init` service runs it.")
+        ] = False,
+        base_port: Annotated[
+            int, typer.Option(help="Client port of node 1; peer ports are 1000 above.", min=1, max=64_000)
+        ] = 8001,
+    ) -> None:
+        """Write ids, secrets, certificates and configurations into --dir; what exists stays."""
+        try:
+            if stack:
+                credentials = initialise_stack(ctx.obj.directory, urls=ctx.obj.urls)
+            else:
+                credentials = initialise_local(ctx.obj.directory, base_port=base_port).credentials
+        except PkiError as error:
+            raise CliError(Exit.FAILURE, str(error)) from None
+        say(f"{credentials}: ready")
