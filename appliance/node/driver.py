@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -18,8 +18,10 @@ from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
 from appliance.node.bootstrap import Founding, founding_entry
+from appliance.node.compaction import compaction_target
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
+from appliance.node.peer_desk import PeerDesk
 from appliance.node.ports import (
     Clock,
     Hello,
@@ -39,7 +41,6 @@ from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import (
     NOBODY,
-    AnyMessage,
     Configuration,
     Entry,
     HardState,
@@ -49,7 +50,6 @@ from appliance.raft.messages import (
 )
 from appliance.raft.state import RaftSettings
 
-PROTOCOL: Final = 1
 APPLY_SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
 TICKS_PER_HEARTBEAT: Final = 4
 
@@ -134,7 +134,7 @@ class Driver:
         self.founding: Founding | None = None
         self.hellos: dict[int, Hello] = {}
         self.installing = False
-        self.serve_write: Callable[[WriteRequest], asyncio.Future[WriteResult]] | None = None
+        self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
         self.traces = WriteTraces(tracer, clock, identity.node_id)
         self.writes = WaitingWrites(settings.write_timeout_s, instruments.histogram("scribe_raft_commit_seconds"))
         self.reads = ReadBatches()
@@ -188,8 +188,8 @@ class Driver:
                 self.identity, self.settings.address, self.settings.raft_address, self.settings.seeds
             )
             if not self.settings.seeds:
-                self._found(self.founding.configuration())
-        await self.network.start(self, self.settings.seeds)
+                self.found(self.founding.configuration())
+        await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
         self._tasks = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self.keeper.run())]
 
     async def stop(self) -> None:
@@ -399,6 +399,10 @@ class Driver:
         self._log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_more()
 
+    def snapshot_path(self) -> Path:
+        """Where a snapshot is received."""
+        return self.settings.directory / "snapshot-incoming.db"
+
     def _report_snapshot(self, node_id: int, index: int) -> None:
         if self.core is not None:
             self.core.report_snapshot(node_id, index)
@@ -410,17 +414,17 @@ class Driver:
         if core is None or self.installing or self.failure:
             return
         state = core.state
-        settings = self.settings
-        length = state.log.last_index - state.log.snapshot_index
-        if length < settings.compact_log_entries:
-            return
-        target = min(index, state.log.stable_index, state.applied_index) - settings.keep_log_entries
-        if length < 4 * settings.compact_log_entries:  # beyond that a node that is behind gets a snapshot
-            connected = self.network.connected()
-            target = min([target, *(p.match_index for n, p in state.progress.items() if n in connected)])
-        if self.snapshots.is_sending():
-            target = min(target, self.snapshots.oldest_index())
-        if target - state.log.snapshot_index < settings.compact_log_entries // 4:
+        connected = self.network.connected()
+        target = compaction_target(
+            snapshot_index=state.log.snapshot_index,
+            last_index=state.log.last_index,
+            needless_index=min(index, state.log.stable_index, state.applied_index),
+            held_indexes=[p.match_index for n, p in state.progress.items() if n in connected],
+            sending_index=self.snapshots.oldest_index() if self.snapshots.is_sending() else None,
+            compact_entries=self.settings.compact_log_entries,
+            keep_entries=self.settings.keep_log_entries,
+        )
+        if target is None:
             return
         term = state.log.term_at(target)
         assert term is not None
@@ -452,7 +456,7 @@ class Driver:
         self._set_peers()
         self.pump_soon()
 
-    def _found(self, configuration: Configuration) -> None:
+    def found(self, configuration: Configuration) -> None:
         """Write the founding entry; it is committed by construction."""
         self.log_store.append([founding_entry(configuration)], HardState(term=1, commit_index=1))
         self.founding = None
@@ -469,72 +473,3 @@ class Driver:
                 if m.node_id != self.identity.node_id
             }
         )
-
-    # -- what the transport calls
-
-    def hello(self) -> Hello:
-        """What this node says of itself."""
-        core = self.core
-        return Hello(
-            version=self.settings.version,
-            protocol=PROTOCOL,
-            features=(),
-            identity=self.identity,
-            address=self.settings.address,
-            raft_address=self.settings.raft_address,
-            last_index=core.state.log.last_index if core else 0,
-            configuration=core.state.configuration if core else Configuration(),
-        )
-
-    def on_hello(self, hello: Hello) -> None:
-        """A peer says who it is."""
-        self.hellos[hello.identity.node_id] = hello
-        if self.founding is None or self.failure:
-            return
-        configuration = self.founding.hear(hello)
-        if configuration is not None:
-            try:
-                self._found(configuration)
-            except Exception as error:
-                self.fail(error)
-        elif self.founding.refusal:
-            self._log.warning("cluster.founding_refused", reason=self.founding.refusal)
-
-    def on_message(self, message: AnyMessage) -> None:
-        """A Raft message came in."""
-        if self.core is None or self.failure:
-            return
-        try:
-            self.core.step(message)
-        except Exception as error:
-            self.fail(error)
-            return
-        self.pump_soon()
-
-    def on_traces(self, traces: Sequence[tuple[int, str]]) -> None:
-        """Trace contexts of entries in the next message."""
-        self.traces.received(traces)
-
-    def on_unreachable(self, node_id: int) -> None:
-        """The link to a peer broke."""
-        if self.core is not None:
-            self.core.report_unreachable(node_id)
-            self.pump_soon()
-
-    async def on_write(self, request: WriteRequest) -> WriteResult:
-        """A follower forwarded a write."""
-        assert self.serve_write is not None
-        return await self.serve_write(request)
-
-    async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
-        """A snapshot was received."""
-        await self.snapshots.check(meta, path)
-        if self.core is None or self.failure or self.installing:
-            raise OSError("this node cannot install a snapshot now")
-        if not self.core.restore(meta):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        self.pump_soon()
-
-    def snapshot_path(self) -> Path:
-        """Where a snapshot is received."""
-        return self.settings.directory / "snapshot-incoming.db"

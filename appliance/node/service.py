@@ -162,7 +162,8 @@ class Service:
             if driver.failure:
                 raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
             if core is not None and core.state.leader_id != NOBODY:
-                if core.state.role is not Role.LEADER or driver.can_propose():
+                ready = core.state.role is not Role.LEADER or driver.can_propose()
+                if ready:
                     return
             left_s = deadline_s - driver.clock.monotonic_s()
             if left_s <= 0:

@@ -1,0 +1,92 @@
+"""What peers say: hellos, messages, forwarded writes, snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from appliance.ledger.commands import WriteRequest, WriteResult
+from appliance.node.ports import Hello, Log
+from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
+
+if TYPE_CHECKING:
+    from appliance.node.driver import Driver
+
+PROTOCOL: Final = 1
+
+
+class PeerDesk:
+    """The `PeerEvents` of a driver."""
+
+    def __init__(self, driver: Driver, log: Log) -> None:
+        self._driver = driver
+        self._log = log
+
+    def hello(self) -> Hello:
+        """What this node says of itself."""
+        core = self._driver.core
+        return Hello(
+            version=self._driver.settings.version,
+            protocol=PROTOCOL,
+            features=(),
+            identity=self._driver.identity,
+            address=self._driver.settings.address,
+            raft_address=self._driver.settings.raft_address,
+            last_index=core.state.log.last_index if core else 0,
+            configuration=core.state.configuration if core else Configuration(),
+        )
+
+    def on_hello(self, hello: Hello) -> None:
+        """A peer says who it is."""
+        self._driver.hellos[hello.identity.node_id] = hello
+        if self._driver.founding is None or self._driver.failure:
+            return
+        configuration = self._driver.founding.hear(hello)
+        if configuration is not None:
+            try:
+                self._driver.found(configuration)
+            except Exception as error:
+                self._driver.fail(error)
+        elif self._driver.founding.refusal:
+            self._log.warning("cluster.founding_refused", reason=self._driver.founding.refusal)
+
+    def on_message(self, message: AnyMessage) -> None:
+        """A Raft message came in."""
+        if self._driver.core is None or self._driver.failure:
+            return
+        try:
+            self._driver.core.step(message)
+        except Exception as error:
+            self._driver.fail(error)
+            return
+        self._driver.pump_soon()
+
+    def on_traces(self, traces: Sequence[tuple[int, str]]) -> None:
+        """Trace contexts of entries in the next message."""
+        self._driver.traces.received(traces)
+
+    def on_unreachable(self, node_id: int) -> None:
+        """The link to a peer broke."""
+        if self._driver.core is not None:
+            self._driver.core.report_unreachable(node_id)
+            self._driver.pump_soon()
+
+    async def on_write(self, request: WriteRequest) -> WriteResult:
+        """A follower forwarded a write."""
+        assert self._driver.serve_write is not None
+        return await self._driver.serve_write(request)
+
+    async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
+        """A snapshot was received."""
+        await self._driver.snapshots.check(meta, path)
+        if self._driver.core is None or self._driver.failure or self._driver.installing:
+            raise OSError("this node cannot install a snapshot now")
+        if not self._driver.core.restore(meta):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        self._driver.pump_soon()
+
+    def snapshot_path(self) -> Path:
+        """Where a snapshot is received."""
+        return self._driver.snapshot_path()
