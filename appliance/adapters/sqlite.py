@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 import apsw
 
@@ -60,6 +61,17 @@ def connect(path: Path, *, vfs: str | None = None, read_only: bool = False, cach
         mapped = storage_error(path, db, error)
         db.close(force=True)
         raise mapped from error
+    return db
+
+
+def _connect_immutable(path: Path) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    try:
+        db = apsw.Connection(f"file:{quote(os.fspath(path))}?immutable=1", flags=flags)
+        _set(db, "trusted_schema", 0, 0)
+        _set(db, "cell_size_check", 1, 1)
+    except apsw.Error as error:
+        raise storage_error(path, None, error) from error
     return db
 
 
@@ -236,12 +248,18 @@ class BulkInsert:
 
 
 class Reader:
-    """A connection for reads that can be used by one thread at a time; `lock` is for who shares it."""
+    """A connection for reads that can be used by one thread at a time; `lock` is for who shares it.
 
-    def __init__(self, path: Path, *, cache_bytes: int, vfs: str | None) -> None:
+    Args:
+        immutable: the file is at rest: nothing is made beside it, and a WAL there is not looked at.
+    """
+
+    def __init__(self, path: Path, *, cache_bytes: int, vfs: str | None = None, immutable: bool = False) -> None:
         self.path = path
         self.lock = threading.Lock()
-        self.db = connect(path, vfs=vfs, read_only=True, cache_bytes=cache_bytes)
+        self.db = (
+            _connect_immutable(path) if immutable else connect(path, vfs=vfs, read_only=True, cache_bytes=cache_bytes)
+        )
 
     def rows(self, statement: str, bindings: Row = ()) -> list[tuple[Value, ...]]:
         """All rows of a query. Raises `StorageError`."""

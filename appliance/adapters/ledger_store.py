@@ -1,0 +1,304 @@
+"""`ledger.db` with the memory in front of it: reads see everything applied at once, the file follows in bulk.
+
+Threads. The event loop owns the overlay, the cache, the answer stamps and one reading connection; a worker owns the
+writing connection. They meet in three places only: `_inbox`, where the loop puts immutable batches and the worker
+takes them out; `_file_index`, which the worker raises after a commit and by which the loop knows what may leave the
+overlay; and `_flushed_bytes`. Each has one writing thread, so none is locked. `_write_lock` orders worker calls among
+themselves. A read looks into the overlay, then the cache, then the file: what is no longer in the overlay is
+committed, so it is found.
+
+Durability. A commit is not synced (synchronous=NORMAL); only a checkpoint that moved the whole WAL makes the applied
+index in the file durable, and `checkpoint` answers nothing else. After a crash the file holds the state after some
+earlier batch, data and summary together, and the log brings the rest.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Final, cast
+
+import msgspec
+
+from appliance.adapters.ledger_cache import AnswerStamps, LedgerCache, Overlay
+from appliance.adapters.ledger_rows import (
+    ANSWER_BY_KEY,
+    HEAD_BY_KEY,
+    LEAF_BY_INDEX,
+    LEDGER_FORMAT,
+    PRESENT_KEYS,
+    SCHEMA,
+    Batch,
+    answer_from_row,
+    head_from_row,
+    leaf_from_row,
+    make_batch,
+    prefix_end,
+    put_meta,
+    write_batches,
+)
+from appliance.adapters.ledger_snapshot import Copier, install_file
+from appliance.adapters.ledger_verify import check_content, read_summary
+from appliance.adapters.sqlite import Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
+from appliance.adapters.wal_scan import scan_wal
+from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
+
+ROWS_PER_TRANSACTION_MAX: Final = 1_024  # a batch is never split, so one large batch may pass it
+RETIRED_ROWS_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
+WAL_PAGES_MAX: Final = 8_192  # 32 MB: a flush makes a checkpoint on its own beyond this
+WRITER_CACHE_BYTES: Final = 32 * 2**20
+READER_CACHE_BYTES: Final = 16 * 2**20
+
+
+class SqliteLedgerStore:
+    """`LedgerStore` on SQLite (WAL, synchronous=NORMAL).
+
+    Nothing is opened before `load` or `replace`, so that a pending install can be finished first.
+
+    Args:
+        path: `ledger.db`.
+        cache_bytes: bound on the cache of recently used heads and values.
+        cluster_id: of this node; a file of another cluster is refused.
+        vfs: name of the SQLite VFS to go through; tests inject faults with it.
+        step: called before each step of `replace` with its name; tests stop there.
+    """
+
+    def __init__(
+        self, path: Path, cache_bytes: int, cluster_id: str, *, vfs: str | None = None, step: StepHook = no_hook
+    ) -> None:
+        self._path = path
+        self._cache_bytes_max = cache_bytes
+        self._cluster_id = cluster_id
+        self._vfs = vfs
+        self._step = step
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self._write_lock = Lock()
+        self._copier = Copier(path, cluster_id, vfs)
+        self._forget_memory()
+
+    def _forget_memory(self) -> None:
+        self._overlay = Overlay()
+        self._cache = LedgerCache(self._cache_bytes_max)
+        self._stamps = AnswerStamps(array("q"))
+        self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
+        self._added_bytes = 0
+        self._inbox: deque[Batch] = deque()
+        self._todo: deque[Batch] = deque()  # the worker's own: taken from the inbox, not yet committed
+        self._flushed_bytes = 0
+        self._file_index = 0
+        self._durable_index = 0
+
+    def load(self) -> tuple[Summary, bytes]:
+        """Open the file, make its tables when it is new, and answer its summary and snapshot meta (empty when new).
+
+        A WAL in which frames are missing in the middle may have been moved into the file in part, so then all
+        content is checked before it is used.
+
+        Raises:
+            DamagedFile: the file is no ledger, belongs to another cluster, or its content does not fit together.
+            StorageError: it cannot be opened.
+        """
+        assert self._writer is None, "load is called once"
+        suspicion = scan_wal(self._path).damage
+        self._writer = Writer(
+            self._path,
+            synchronous="normal",
+            cache_bytes=WRITER_CACHE_BYTES,
+            wal_bytes_max=2 * WAL_PAGES_MAX * 4096,
+            vfs=self._vfs,
+        )
+        self._make_schema(self._writer)
+        self._reader = Reader(self._path, cache_bytes=READER_CACHE_BYTES, vfs=self._vfs)
+        if suspicion:
+            check_content(self._reader, self._cluster_id)
+        summary, meta = read_summary(self._reader, self._cluster_id)
+        rows = self._reader.rows("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
+        self._stamps = AnswerStamps(array("q", [cast(int, row[0]) for row in rows]))
+        self._file_index = summary.applied_index
+        return summary, meta
+
+    def _make_schema(self, writer: Writer) -> None:
+        if writer.has_table("meta"):
+            return
+        with writer.transaction() as db:
+            for statement in SCHEMA:
+                db.execute(statement)
+            put_meta(db, "format", msgspec.msgpack.encode(LEDGER_FORMAT))
+            put_meta(db, "cluster_id", self._cluster_id.encode())
+            put_meta(db, "summary", msgspec.msgpack.encode(Summary()))
+            put_meta(db, "snapshot_meta", b"")
+        sync_directory(self._path.parent)
+
+    def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
+        """Take applied changes into memory; from now on all reads see them."""
+        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
+        batch = make_batch(changes, summary, meta)
+        self._overlay.add(batch)
+        for change in changes:
+            if change.forget_answers_before_us > self._forgotten_before_us:
+                self._forgotten_before_us = change.forget_answers_before_us
+                self._stamps.forget_before(change.forget_answers_before_us)
+            if change.answer is not None:
+                self._stamps.add(change.answer.timestamp_us)
+        self._added_bytes += batch.size_bytes
+        self._inbox.append(batch)
+
+    def head(self, key: str) -> Head | None:
+        """The head of a key, or None if it was never written. Raises `StorageError`."""
+        head = self._overlay.heads.get(key) or self._cache.head(key)
+        if head is None:
+            row = self._open_reader().row(HEAD_BY_KEY, (key,))
+            if row is not None:
+                head = head_from_row(row)
+                self._cache.put(key, head)
+        return head
+
+    def leaf(self, leaf_index: int) -> NewLeaf | None:
+        """A stored leaf with salt and value, or None. Raises `StorageError`."""
+        leaf = self._overlay.leaves.get(leaf_index) or self._cache.leaf(leaf_index)
+        if leaf is None:
+            row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
+            if row is not None:
+                leaf = leaf_from_row(row)
+                self._cache.put(leaf_index, leaf)
+        return leaf
+
+    def answer(self, actor: str, idempotency_key: str) -> StoredAnswer | None:
+        """The stored first answer to an idempotency key, or None. Raises `StorageError`."""
+        answer = self._overlay.answers.get((actor, idempotency_key))
+        if answer is None:
+            row = self._open_reader().row(ANSWER_BY_KEY, (actor, idempotency_key))
+            if row is None:
+                return None
+            answer = answer_from_row(row)
+        return None if answer.timestamp_us < self._forgotten_before_us else answer
+
+    def answers_before(self, timestamp_us: int) -> int:
+        """How many stored answers have a stamp earlier than this."""
+        return self._stamps.count_before(timestamp_us)
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
+        """Present keys with this prefix behind `after`, in the order of their UTF-8 bytes. Raises `StorageError`."""
+        pending = self._overlay.heads
+        found = self._overlay.scan(prefix, after, limit)
+        end = prefix_end(prefix)
+        bounds = (max(after, prefix), after, b"" if end is None else end)  # a blob lies behind every text
+        from_file = 0
+        for row in self._open_reader().rows_lazily(PRESENT_KEYS, bounds):
+            if from_file == limit:
+                break
+            key = cast(str, row[0])
+            if key not in pending:
+                found.append((key, head_from_row(row[1:])))
+                from_file += 1
+        found.sort(key=lambda item: item[0])
+        return found[:limit]
+
+    def flush(self, index_max: int) -> int:
+        """Write pending batches whose summary does not pass the raft index; answers the applied index in the file.
+
+        Raises:
+            DiskFull: what was not written stays pending and is written by a later call.
+            StorageError: this store writes nothing any more.
+        """
+        with self._write_lock:
+            writer = self._open_writer()
+            while self._inbox:
+                self._todo.append(self._inbox.popleft())
+            while batches := self._next_batches(index_max):
+                with writer.transaction() as db:
+                    write_batches(db, batches)
+                for _ in batches:
+                    self._todo.popleft()
+                self._flushed_bytes += sum(batch.size_bytes for batch in batches)
+                self._file_index = batches[-1].summary.applied_index
+            if writer.wal_pages >= WAL_PAGES_MAX:
+                writer.checkpoint_if_room()
+            return self._file_index
+
+    def _next_batches(self, index_max: int) -> list[Batch]:
+        batches: list[Batch] = []
+        row_count = 0
+        for batch in self._todo:
+            if batch.summary.applied_index > index_max or (batches and row_count >= ROWS_PER_TRANSACTION_MAX):
+                break
+            batches.append(batch)
+            row_count += batch.row_count
+        return batches
+
+    def checkpoint(self) -> int:
+        """Move the WAL into the file and sync it; answers the applied index that is durable now. When a reader of
+        an older state (a copy, an audit query) keeps frames back, that is the earlier one.
+
+        Raises:
+            StorageError: as `flush`.
+        """
+        with self._write_lock:
+            file_index = self._file_index
+            if self._open_writer().checkpoint(truncate=True):
+                self._durable_index = file_index
+            return self._durable_index
+
+    def pending_bytes(self) -> int:
+        """Estimated memory that waits for `flush`."""
+        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
+        return self._added_bytes - self._flushed_bytes
+
+    def cache_bytes(self) -> int:
+        """Estimated memory of the cache."""
+        return self._cache.size_bytes
+
+    def size_bytes(self) -> int:
+        """Bytes on disk, the WAL included."""
+        return file_bytes(self._path)
+
+    def copy_to(self, path: Path) -> tuple[Summary, bytes]:
+        """Write a consistent copy, one synced file without a WAL; answers what it holds. On a worker thread.
+
+        Neither `flush` nor reads wait for it; but while it runs, `checkpoint` cannot pass the state being copied.
+
+        Raises:
+            StorageError: the copy failed, or `replace` or `close` stopped it; there is nothing under `path`.
+        """
+        return self._copier.copy(path)
+
+    def replace(self, path: Path) -> tuple[Summary, bytes]:
+        """Put a received, verified file in the place of `ledger.db`, drop all memory, and load it.
+
+        No other call may run at the same time, except `copy_to`, which is stopped. May be called instead of `load`.
+
+        Raises:
+            StorageError: as `install_file` and `load`.
+        """
+        with self._write_lock:
+            self._close_files()
+            install_file(path, self._path, self._step)
+            self._forget_memory()
+            self._copier = Copier(self._path, self._cluster_id, self._vfs)
+            return self.load()
+
+    def close(self) -> None:
+        """Close the file; what was not flushed is dropped (the log has it)."""
+        with self._write_lock:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        self._copier.stop()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open_reader(self) -> Reader:
+        assert self._reader is not None, "the store is not open"
+        return self._reader
+
+    def _open_writer(self) -> Writer:
+        assert self._writer is not None, "the store is not open"
+        return self._writer

@@ -1,0 +1,141 @@
+"""Checks a ledger file without trusting it: every leaf against the Merkle tree, every value against its leaf, every
+derived table against the leaves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NoReturn, cast
+
+import msgspec
+from msgspec import Struct
+
+from appliance.adapters.ledger_rows import LEDGER_FORMAT, decode_summary
+from appliance.adapters.sqlite import Reader
+from appliance.ledger.encoding import LeafError, decode_leaf, value_hash
+from appliance.ledger.merkle import MerkleFrontier, leaf_hash
+from appliance.ledger.state import Summary
+from appliance.node.ports import DamagedFile
+
+CACHE_BYTES: Final = 8 * 2**20
+
+
+class _HeadFields(Struct):
+    """What a head repeats of its leaf."""
+
+    key: str
+    op: str
+    version: int
+    value_size: int
+    timestamp_us: int
+
+
+_HEAD_FIELDS: Final = msgspec.json.Decoder(_HeadFields)
+
+
+def read_summary(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
+    """Read what a ledger file says of itself, in one state of it. Raises `DamagedFile`."""
+    rows = dict(cast(list[tuple[str, bytes]], reader.rows("SELECT name, value FROM meta")))
+    try:
+        found_format = msgspec.msgpack.decode(rows["format"], type=int)
+        if found_format != LEDGER_FORMAT:
+            raise DamagedFile(str(reader.path), f"its format is {found_format}, this program knows {LEDGER_FORMAT}")
+        if rows["cluster_id"] != cluster_id.encode():
+            raise DamagedFile(str(reader.path), "it belongs to another cluster")
+        return decode_summary(rows["summary"]), rows["snapshot_meta"]
+    except (KeyError, msgspec.DecodeError) as error:
+        raise DamagedFile(str(reader.path), f"its table meta is damaged: {error}") from error
+
+
+def verify_copy(path: Path, cluster_id: str) -> tuple[Summary, bytes]:
+    """Check a file at rest, such as a received snapshot; reads only. About 20 us a leaf, so not on the event loop.
+
+    Raises:
+        DamagedFile: names the first bad leaf or key.
+        StorageError: the file cannot be read.
+    """
+    reader = Reader(path, cache_bytes=CACHE_BYTES, immutable=True)
+    try:
+        return check_content(reader, cluster_id)
+    finally:
+        reader.close()
+
+
+def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
+    """Check all that a ledger file holds. Answers and raises as `verify_copy`.
+
+    Not checked, because nothing in the file binds them: refusals, the results of stored answers, and the state hash
+    (nodes compare that among each other).
+    """
+    reader.rows("BEGIN")
+    try:
+        problems = reader.rows("PRAGMA integrity_check(1)")
+        if problems != [("ok",)]:
+            raise DamagedFile(str(reader.path), str(problems[0][0]))
+        summary, meta = read_summary(reader, cluster_id)
+        _check_leaves(reader, summary)
+        _check_heads(reader, summary)
+        counted = reader.row("SELECT count(*) FROM answers")
+        if counted != (summary.answer_count,):
+            _damaged(reader, f"it holds {counted} answers, and its summary says {summary.answer_count}")
+    finally:
+        reader.rows("ROLLBACK")
+    return summary, meta
+
+
+def _check_leaves(reader: Reader, summary: Summary) -> None:
+    tree = MerkleFrontier()
+    for row in reader.rows_lazily("SELECT leaf_index, leaf, salt, value FROM leaves ORDER BY leaf_index"):
+        leaf_index, data, salt, value = cast(tuple[int, bytes, bytes, bytes | None], row)
+        if leaf_index != tree.size:
+            _damaged(reader, f"leaf {tree.size} is missing")
+        try:
+            leaf = decode_leaf(data)
+        except LeafError as error:
+            raise DamagedFile(str(reader.path), f"leaf {leaf_index}: {error}") from error
+        if leaf.leaf_index != leaf_index:
+            _damaged(reader, f"leaf {leaf_index} says that it is leaf {leaf.leaf_index}")
+        if leaf.op == "delete" and value is not None:
+            _damaged(reader, f"leaf {leaf_index} is a delete and has a value")
+        if value is not None and (len(value) != leaf.value_size or value_hash(salt, value) != leaf.value_hash):
+            _damaged(reader, f"the value of leaf {leaf_index} does not match the hash in the leaf")
+        if value is None and leaf.op == "put":
+            _damaged(reader, f"the value of leaf {leaf_index} is missing")
+        tree.append(leaf_hash(data))
+    if tree.size != summary.tree_size:
+        _damaged(reader, f"it holds {tree.size} leaves, and its summary says {summary.tree_size}: leaf {tree.size}")
+    if tree.hashes() != summary.frontier:
+        _damaged(reader, "the Merkle tree over its leaves is not the one that its summary gives")
+
+
+def _check_heads(reader: Reader, summary: Summary) -> None:
+    """Each head repeats its leaf; and since a key's versions count from 1, the versions of all heads add up to the
+    number of leaves only if every head is its key's latest leaf and no key lacks one.
+    """
+    present = versions = 0
+    for row in reader.rows_lazily(
+        "SELECT h.key, h.version, h.deleted, h.timestamp_us, h.size, l.leaf FROM heads h LEFT JOIN leaves l"
+        " ON l.leaf_index = h.leaf_index"
+    ):
+        key, version, deleted, timestamp_us, size, data = cast(tuple[str, int, int, int, int, bytes | None], row)
+        if data is None:
+            _damaged(reader, f"key {key!r} points at a leaf that is missing")
+        leaf = _HEAD_FIELDS.decode(data)
+        if (leaf.key, leaf.version, leaf.timestamp_us, leaf.value_size, leaf.op == "delete") != (
+            key,
+            version,
+            timestamp_us,
+            size,
+            bool(deleted),
+        ):
+            _damaged(reader, f"key {key!r} does not match the leaf that it points at")
+        present += not deleted
+        versions += version
+    if versions != summary.tree_size:
+        _damaged(reader, f"the versions of its keys add up to {versions}, not to its {summary.tree_size} leaves")
+    if present != summary.key_count:
+        _damaged(reader, f"it holds {present} keys, and its summary says {summary.key_count}")
+
+
+def _damaged(reader: Reader, detail: str) -> NoReturn:
+    raise DamagedFile(str(reader.path), detail)
