@@ -159,7 +159,7 @@ SECTIONS: Final[tuple[tuple[str, tuple[PanelRow, ...]], ...]] = (
             ),
             PanelRow(
                 "P99 by node, ms",
-                (("scribe_request_latency_p99", "{{instance}}"),),
+                ((f"scribe_request_latency_p99{NODES}", "{{instance}}"),),
                 "ms",
                 help="What HighLatency reads.",
             ),
@@ -236,9 +236,7 @@ SECTIONS: Final[tuple[tuple[str, tuple[PanelRow, ...]], ...]] = (
             PanelRow("Worst delay of the event loop", by_node("scribe_loop_lag_seconds"), "s"),
             PanelRow("Log lines", ((rate("scribe_log_lines_total", "level"), "{{level}}"),), "short"),
             PanelRow("Time up", ((f"time() - scribe_start_time_seconds{NODES}", "{{instance}}"),), "s", 4, kind="stat"),
-            PanelRow(
-                "Versions", ((f"scribe_build_info{NODES}", "node {{node_id}}: {{version}}"),), width=4, kind="names"
-            ),
+            PanelRow("Versions", ((f"scribe_build_info{NODES}", "{{node_id}}: {{version}}"),), width=4, kind="names"),
         ),
     ),
     ("Logs", (PanelRow("Warnings and errors", (("log.level:(warning OR error)", ""),), width=24, kind="logs"),)),
