@@ -1,0 +1,191 @@
+"""The HTTP client of the CLI: `Client` for single calls, `AsyncClient` for many at once, both over `failover`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+from appliance import __version__
+from appliance.cli.exits import CliError, Exit
+from appliance.cli.failover import Answer, Call, Rotation
+
+CONNECT_TIMEOUT_S: Final = 2.0
+ANSWER_TIMEOUT_S: Final = 30.0
+REFUSED_ROUNDS_MAX: Final = 3
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class _Base:
+    """What both clients share: headers, addresses, the start of a call."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        api_key: str,
+        *,
+        timeout_s: float,
+        ca_file: str = "",
+        chance: random.Random | None = None,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        refused_rounds_max: int | None = REFUSED_ROUNDS_MAX,
+        on_trouble: Callable[[CliError], None] | None = None,
+    ) -> None:
+        self.rotation = Rotation(urls, chance or random.Random())  # noqa: S311 - jitter, no secret
+        self.timeout_s = timeout_s
+        headers = {"User-Agent": f"appliance/{__version__}"}
+        if api_key:
+            headers["X-API-Key"] = api_key
+        verify: ssl.SSLContext | bool = False
+        if ca_file or any(url.startswith("https:") for url in urls):
+            try:
+                verify = ssl.create_default_context(cafile=ca_file or None)
+            except (OSError, ssl.SSLError) as error:
+                raise CliError(Exit.USAGE, f"cannot use the CA file {ca_file}: {error}", code="usage") from None
+        # trust_env=False: a proxy of the environment must not see the API key, and the nodes are near
+        self._options = {"headers": headers, "verify": verify, "trust_env": False, "follow_redirects": False}
+        self._answer_timeout_s = answer_timeout_s
+        self._refused_rounds_max = refused_rounds_max
+        self._on_trouble = on_trouble
+
+    def _call(self, method: str, path: str, idempotency_key: str | None, safe: bool | None) -> Call:
+        return Call(
+            rotation=self.rotation,
+            what=f"{method} {path}",
+            safe=method in _SAFE_METHODS if safe is None else safe,
+            idempotency_key=idempotency_key,
+            deadline_s=time.monotonic() + self.timeout_s,
+            refused_rounds_max=self._refused_rounds_max,
+        )
+
+    def _tell(self, call: Call) -> None:
+        if self._on_trouble is not None and call.last_error is not None:
+            self._on_trouble(call.last_error)
+
+    def _timeout(self, call: Call) -> httpx.Timeout:
+        left_s = max(call.deadline_s - time.monotonic(), 0.1)
+        return httpx.Timeout(min(self._answer_timeout_s, left_s), connect=min(CONNECT_TIMEOUT_S, left_s))
+
+
+def _headers(headers: Mapping[str, str] | None, idempotency_key: str | None) -> dict[str, str]:
+    out = dict(headers or {})
+    if idempotency_key is not None:
+        out["Idempotency-Key"] = idempotency_key
+    return out
+
+
+def _reason(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__
+
+
+class Client(_Base):
+    """One call at a time.
+
+    Args:
+        urls: the nodes' URLs, the preferred one first.
+        api_key: sent as `X-API-Key`; empty for none.
+        timeout_s: how long a call may take with everything, waits and retries included.
+        ca_file: PEM file that https nodes are checked against; empty for the system's.
+        chance: draws the jitter of the back-off.
+        answer_timeout_s: silence after which one node's answer is given up.
+        refused_rounds_max: how often every node may refuse the connection in a row; None waits out `timeout_s`.
+        on_trouble: is told of each failure that is followed by another attempt.
+    """
+
+    def __enter__(self) -> Self:
+        self._http = httpx.Client(**self._options)  # type: ignore[arg-type]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        safe: bool | None = None,
+    ) -> Answer:
+        """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over."""
+        call = self._call(method, path, idempotency_key, safe)
+        while True:
+            url, wait_s = call.next(time.monotonic())
+            if wait_s:
+                time.sleep(wait_s)
+            try:
+                answer = self._http.request(
+                    method,
+                    url + path,
+                    params=params,
+                    content=content,
+                    headers=_headers(headers, idempotency_key),
+                    timeout=self._timeout(call),
+                )
+            except httpx.TransportError as error:
+                call.lost(url, _reason(error), time.monotonic(), sent=not isinstance(error, _NOT_SENT))
+            else:
+                done = call.answered(url, answer.status_code, answer.headers, answer.content, time.monotonic())
+                if done:
+                    return done
+            self._tell(call)
+
+
+class AsyncClient(_Base):
+    """Many calls at the same time over shared connections; arguments as for `Client`."""
+
+    async def __aenter__(self) -> Self:
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        self._http = httpx.AsyncClient(limits=limits, **self._options)  # type: ignore[arg-type]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        safe: bool | None = None,
+    ) -> Answer:
+        """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over."""
+        call = self._call(method, path, idempotency_key, safe)
+        while True:
+            url, wait_s = call.next(time.monotonic())
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            try:
+                answer = await self._http.request(
+                    method,
+                    url + path,
+                    params=params,
+                    content=content,
+                    headers=_headers(headers, idempotency_key),
+                    timeout=self._timeout(call),
+                )
+            except httpx.TransportError as error:
+                call.lost(url, _reason(error), time.monotonic(), sent=not isinstance(error, _NOT_SENT))
+            else:
+                done = call.answered(url, answer.status_code, answer.headers, answer.content, time.monotonic())
+                if done:
+                    return done
+            self._tell(call)

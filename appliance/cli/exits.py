@@ -1,0 +1,141 @@
+"""The one table of exit codes, and the error that carries one: every failure that a command expects ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+
+class Exit(IntEnum):
+    """What the exit code of a command says. `MEANINGS` has the words; `docs/CLI.md` is rendered from them."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    AUTH = 5
+    UNAVAILABLE = 6
+    OUTCOME_UNKNOWN = 7
+    PARTIAL = 8
+    DIVERGED = 9
+    NOT_READY = 10
+    INTERRUPTED = 130
+
+
+MEANINGS: Final[Mapping[Exit, str]] = {
+    Exit.OK: "Done.",
+    Exit.FAILURE: "It failed, and no other code fits: the node answered with an error of its own, a node is unhealthy, "
+    "a file cannot be written.",
+    Exit.USAGE: "The command line, the configuration file or the request is not acceptable; nothing was done.",
+    Exit.NOT_FOUND: "There is no such key, version, node or file.",
+    Exit.CONFLICT: "A condition does not hold, or an idempotency key was used for another request; nothing was "
+    "written.",
+    Exit.AUTH: "No API key, an unknown one, or one whose role is too low.",
+    Exit.UNAVAILABLE: "No node can do it now (no connection, no quorum, no leader, overloaded, paused, rate limit); "
+    "nothing was written. The same command may succeed later.",
+    Exit.OUTCOME_UNKNOWN: "The write may or may not have taken effect. Read the key, or repeat the command with the "
+    "idempotency key that was printed.",
+    Exit.PARTIAL: "Part of it was done: some lines of an import were refused, and are listed with their numbers.",
+    Exit.DIVERGED: "What was checked does not agree: nodes report other roots for the same tree size, or a proof "
+    "fails.",
+    Exit.NOT_READY: "The machine is not ready: ports taken, too little disk or memory, files that are not ours.",
+    Exit.INTERRUPTED: "Interrupted by Ctrl-C.",
+}
+
+EXIT_OF_ERROR: Final[Mapping[str, Exit]] = {
+    "bad_request": Exit.USAGE,
+    "bad_key": Exit.USAGE,
+    "bad_query": Exit.USAGE,
+    "leaf_out_of_range": Exit.USAGE,
+    "method_not_allowed": Exit.USAGE,
+    "too_large": Exit.USAGE,
+    "unauthenticated": Exit.AUTH,
+    "forbidden": Exit.AUTH,
+    "not_found": Exit.NOT_FOUND,
+    "value_retired": Exit.NOT_FOUND,
+    "conflict": Exit.CONFLICT,
+    "condition_failed": Exit.CONFLICT,
+    "idempotency_mismatch": Exit.CONFLICT,
+    "rate_limited": Exit.UNAVAILABLE,
+    "internal": Exit.FAILURE,
+    "verification_failed": Exit.DIVERGED,
+    "no_quorum": Exit.UNAVAILABLE,
+    "no_leader": Exit.UNAVAILABLE,
+    "not_committed": Exit.UNAVAILABLE,
+    "writes_paused": Exit.UNAVAILABLE,
+    "disk_full": Exit.UNAVAILABLE,
+    "overloaded": Exit.UNAVAILABLE,
+    "idempotency_full": Exit.UNAVAILABLE,
+    "shutting_down": Exit.UNAVAILABLE,
+    "unhealthy": Exit.UNAVAILABLE,
+    "query_timeout": Exit.FAILURE,
+    "query_memory": Exit.FAILURE,
+    "read_timeout": Exit.UNAVAILABLE,
+    "outcome_unknown": Exit.OUTCOME_UNKNOWN,
+}
+
+_EXIT_OF_STATUS: Final[Mapping[int, Exit]] = {
+    400: Exit.USAGE,
+    401: Exit.AUTH,
+    403: Exit.AUTH,
+    404: Exit.NOT_FOUND,
+    409: Exit.CONFLICT,
+    410: Exit.NOT_FOUND,
+    412: Exit.CONFLICT,
+    413: Exit.USAGE,
+    422: Exit.CONFLICT,
+    429: Exit.UNAVAILABLE,
+    502: Exit.UNAVAILABLE,
+    503: Exit.UNAVAILABLE,
+    504: Exit.OUTCOME_UNKNOWN,
+}
+
+_HINTS: Final[Mapping[str, str]] = {
+    "unauthenticated": "set APPLIANCE_API_KEY, or run in the directory whose .scribe/ holds credentials.env "
+    "(--dir names another)",
+    "forbidden": "use a key of a higher role; .scribe/credentials.env holds one for each role",
+    "no_quorum": "see which nodes answer: `appliance status`; start the missing ones: `appliance up`",
+    "no_leader": "an election is going on or cannot succeed: `appliance status`",
+    "outcome_unknown": "read the key before you write again",
+    "idempotency_mismatch": "use a new idempotency key for a new request",
+    "rate_limited": "slow down, or raise [security.rate_limit]",
+    "internal": "`appliance logs` shows what the node says about it",
+}
+
+
+class CliError(Exception):
+    """An expected failure of a command.
+
+    Args:
+        exit_code: what the process ends with.
+        message: what is wrong.
+        hint: what to do next; taken from the table of hints when empty.
+        code: the stable name of `appliance.tables.errors`, or one of this floor (`no_connection`, `usage`, ...).
+        retryable: whether the same command may succeed later.
+        status: HTTP status of the answer behind it, 0 when there is none.
+    """
+
+    def __init__(
+        self,
+        exit_code: Exit,
+        message: str,
+        *,
+        hint: str = "",
+        code: str = "failure",
+        retryable: bool = False,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.message = message
+        self.code = code
+        self.hint = hint or _HINTS.get(code, "")
+        self.retryable = retryable
+        self.status = status
+
+
+def exit_of(code: str, status: int) -> Exit:
+    """Give the exit code for an error a node answered: by its code, else by its HTTP status."""
+    return EXIT_OF_ERROR.get(code) or _EXIT_OF_STATUS.get(status, Exit.FAILURE)
