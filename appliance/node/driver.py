@@ -12,13 +12,13 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from msgspec import Struct
-
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
 from appliance.node.bootstrap import Founding, founding_entry
 from appliance.node.compaction import compaction_target
+from appliance.node.driver_settings import DriverSettings
+from appliance.node.handover import hand_over
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
 from appliance.node.peer_desk import PeerDesk
@@ -48,41 +48,8 @@ from appliance.raft.messages import (
     Role,
     SnapshotMeta,
 )
-from appliance.raft.state import RaftSettings
 
 APPLY_SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
-TICKS_PER_HEARTBEAT: Final = 4
-
-
-class DriverSettings(Struct, frozen=True, kw_only=True):
-    """What the driver takes from the configuration; times in seconds."""
-
-    address: str
-    raft_address: str
-    seeds: tuple[str, ...]
-    directory: Path
-    version: str
-    election_timeout_s: float
-    heartbeat_timeout_s: float
-    write_timeout_s: float
-    flush_interval_s: float
-    batch_size: int
-    idempotency_keys: int
-    compact_log_entries: int
-    keep_log_entries: int
-
-    @property
-    def tick_s(self) -> float:
-        """Length of one tick of the Raft core."""
-        return self.heartbeat_timeout_s / TICKS_PER_HEARTBEAT
-
-    def raft(self) -> RaftSettings:
-        """The core's bounds, in ticks."""
-        return RaftSettings(
-            election_ticks=max(2, round(self.election_timeout_s / self.tick_s)),
-            heartbeat_ticks=TICKS_PER_HEARTBEAT,
-            append_entries_max=self.batch_size,
-        )
 
 
 class Driver:
@@ -195,7 +162,7 @@ class Driver:
     async def stop(self) -> None:
         """Hand over leadership if there is any, write what is applied, and close the stores."""
         self.stopping = True
-        await self._hand_over()
+        await hand_over(self)
         self.writes.fail_all("this node was shut down")
         for task in self._tasks:
             task.cancel()
@@ -209,28 +176,6 @@ class Driver:
         self.keeper.close()
         self.ledger_store.close()
         self.log_store.close()
-
-    async def _hand_over(self) -> None:
-        core = self.core
-        if core is None or core.state.role is not Role.LEADER or self.failure:
-            return
-        connected = self.network.connected()
-        voters = core.state.configuration.voters()
-        best = max(
-            ((p.match_index, node_id) for node_id, p in core.state.progress.items() if node_id in voters),
-            default=(0, NOBODY),
-        )[1]
-        if best == NOBODY or best not in connected:
-            return
-        core.transfer_leadership(best)
-        self.pump_soon()
-        deadline_s = self.clock.monotonic_s() + self.settings.election_timeout_s
-        while core.state.role is Role.LEADER and self.clock.monotonic_s() < deadline_s:
-            self.leader_changed.clear()
-            try:
-                await asyncio.wait_for(self.leader_changed.wait(), self.settings.tick_s)
-            except TimeoutError:
-                continue
 
     def fail(self, error: Exception | str) -> None:
         """The node cannot go on: take no part any more, and say why."""

@@ -1,0 +1,43 @@
+"""What the driver takes from the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from appliance.raft.state import RaftSettings
+
+TICKS_PER_HEARTBEAT: Final = 4
+
+
+class DriverSettings(Struct, frozen=True, kw_only=True):
+    """What the driver takes from the configuration; times in seconds."""
+
+    address: str
+    raft_address: str
+    seeds: tuple[str, ...]
+    directory: Path
+    version: str
+    election_timeout_s: float
+    heartbeat_timeout_s: float
+    write_timeout_s: float
+    flush_interval_s: float
+    batch_size: int
+    idempotency_keys: int
+    compact_log_entries: int
+    keep_log_entries: int
+
+    @property
+    def tick_s(self) -> float:
+        """Length of one tick of the Raft core."""
+        return self.heartbeat_timeout_s / TICKS_PER_HEARTBEAT
+
+    def raft(self) -> RaftSettings:
+        """The core's bounds, in ticks."""
+        return RaftSettings(
+            election_ticks=max(2, round(self.election_timeout_s / self.tick_s)),
+            heartbeat_ticks=TICKS_PER_HEARTBEAT,
+            append_entries_max=self.batch_size,
+        )

@@ -1,0 +1,71 @@
+"""A cluster is founded once, by all of its seeds, and never by a node that only lost its memory."""
+
+import pytest
+
+from appliance.node.bootstrap import Founding, founding_entry
+from appliance.node.ports import Hello, Identity
+from appliance.raft.messages import Configuration, Member, MemberRole
+from appliance.raft.state import decode_configuration
+
+CLUSTER = "ab" * 16
+EMPTY = Configuration()
+
+
+def hello(node_id: int, incarnation: int, configuration: Configuration = EMPTY) -> Hello:
+    return Hello(
+        version="0",
+        protocol=1,
+        features=(),
+        identity=Identity(CLUSTER, node_id, incarnation),
+        address=f"c{node_id}",
+        raft_address=f"r{node_id}",
+        last_index=0,
+        configuration=configuration,
+    )
+
+
+def member(node_id: int, incarnation: int) -> Member:
+    return Member(node_id, incarnation, MemberRole.VOTER, f"c{node_id}", f"r{node_id}")
+
+
+def founding(node_id: int, incarnation: int, seeds: int = 2) -> Founding:
+    identity = Identity(CLUSTER, node_id, incarnation)
+    return Founding(identity, f"c{node_id}", f"r{node_id}", tuple(f"seed{n}" for n in range(seeds)))
+
+
+def test_all_founders_write_the_same_first_entry() -> None:
+    written = set()
+    for me in (1, 2, 3):
+        found = founding(me, me * 10)
+        heard = [found.hear(hello(n, n * 10)) for n in (3, 2, 1) if n != me]
+        assert heard[0] is None
+        assert heard[1] is not None
+        written.add(founding_entry(heard[1]).data)
+    assert len(written) == 1
+    assert decode_configuration(written.pop()).voters() == (1, 2, 3)
+
+
+def test_hearing_one_twice_is_not_hearing_two() -> None:
+    found = founding(1, 10)
+    assert found.hear(hello(2, 20)) is None
+    assert found.hear(hello(2, 20)) is None
+    assert found.missing() == 1
+
+
+def test_a_seed_that_was_founded_with_this_node_decides() -> None:
+    configuration = Configuration((member(1, 10), member(2, 20), member(3, 30)))
+    assert founding(1, 10).hear(hello(2, 20, configuration)) == configuration
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        pytest.param(member(1, 99), "another incarnation", id="wiped"),
+        pytest.param(member(4, 40), "no such node", id="stranger"),
+    ],
+)
+def test_an_empty_node_of_an_old_cluster_founds_nothing(known: Member, says: str) -> None:
+    found = founding(1, 10)
+    assert found.hear(hello(2, 20, Configuration((known, member(2, 20))))) is None
+    assert says in found.refusal
+    assert found.hear(hello(3, 30)) is None  # not even when the rest is as empty as this node

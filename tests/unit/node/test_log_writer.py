@@ -1,0 +1,138 @@
+"""Several savings become one write with the same effect, and promises leave only after it."""
+
+import asyncio
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.node.log_writer import Job, LogWriter, Saving, merge
+from appliance.raft.messages import Entry, EntryKind, HardState, make_entry
+
+pytestmark = pytest.mark.anyio
+
+
+class Ignored:
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        del amount, exemplar
+
+
+def entries(first: int, count: int, term: int) -> tuple[Entry, ...]:
+    return tuple(make_entry(term, first + n, EntryKind.NORMAL, b"%d" % term) for n in range(count))
+
+
+def write(log: dict[int, Entry], new: list[Entry] | tuple[Entry, ...]) -> None:
+    """What a log store does: drop everything from the first one's index on, then add."""
+    if new:
+        for index in [i for i in log if i >= new[0].index]:
+            del log[index]
+        log.update((e.index, e) for e in new)
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 4)), max_size=8))
+def test_merging_has_the_effect_of_one_after_the_other(steps: list[tuple[int, int]]) -> None:
+    group, last = [], 0
+    for term, (wanted, count) in enumerate(steps, start=1):
+        first = min(wanted, last + 1)
+        new = entries(first, count, term)
+        group.append(Saving(term, new, HardState(term, 1, 0) if count % 2 else None, ()))
+        last = new[-1].index if new else last
+    one_by_one: dict[int, Entry] = {}
+    for saving in group:
+        write(one_by_one, saving.entries)
+    at_once: dict[int, Entry] = {}
+    merged, hard_state = merge(group)
+    write(at_once, merged)
+    assert at_once == one_by_one
+    states = [s.hard_state for s in group if s.hard_state]
+    assert hard_state == (states[-1] if states else None)
+
+
+class SlowStore:
+    """Stands in for a disk whose writes end when the test says so; real stores have a suite of their own."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.may_write = threading.Semaphore(0)
+        self.writes: list[int] = []
+        self.error: Exception | None = None
+
+    def append(self, new: list[Entry], hard_state: HardState | None) -> None:
+        self.entered.set()
+        assert self.may_write.acquire(timeout=10)
+        if self.error:
+            raise self.error
+        self.writes.append(len(new))
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+        self.failed: list[Exception] = []
+        self.changed = asyncio.Event()
+
+    def on_saved(self, savings: list[Saving]) -> None:
+        self.saved.extend(s.persist_id for s in savings)
+        self.changed.set()
+
+    def on_failed(self, error: Exception) -> None:
+        self.failed.append(error)
+        self.changed.set()
+
+    async def until(self, count: int) -> None:
+        while len(self.saved) + len(self.failed) < count:
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 10)
+
+
+async def test_what_waits_becomes_the_next_write_and_order_is_kept() -> None:
+    store, desk = SlowStore(), Desk()
+    writer = LogWriter(store, desk.on_saved, desk.on_failed, Ignored(), Ignored())  # type: ignore[arg-type]
+    writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+    assert await asyncio.to_thread(store.entered.wait, 10)
+    for n in (2, 3, 4):
+        writer.submit(Saving(n, entries(n, 1, 1), None, ()))
+    writer.submit(Saving(5, (), None, ()))  # promises nothing new, but must not overtake
+    assert desk.saved == []
+    store.may_write.release(2)
+    await desk.until(5)
+    assert desk.saved == [1, 2, 3, 4, 5]
+    assert store.writes == [1, 3]
+    writer.stop()
+
+
+async def test_an_empty_saving_passes_an_idle_disk() -> None:
+    store, desk = SlowStore(), Desk()
+    writer = LogWriter(store, desk.on_saved, desk.on_failed, Ignored(), Ignored())  # type: ignore[arg-type]
+    writer.submit(Saving(1, (), None, ()))
+    await desk.until(1)
+    assert store.writes == []
+    writer.stop()
+
+
+async def test_nothing_is_promised_after_a_failed_write() -> None:
+    store, desk = SlowStore(), Desk()
+    store.error = OSError("fsync failed")
+    writer = LogWriter(store, desk.on_saved, desk.on_failed, Ignored(), Ignored())  # type: ignore[arg-type]
+    writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+    store.may_write.release()
+    await desk.until(1)
+    writer.submit(Saving(2, entries(2, 1, 1), None, ()))
+    writer.stop()
+    await asyncio.sleep(0)
+    assert desk.saved == []
+    assert [str(e) for e in desk.failed] == ["fsync failed"]
+
+
+async def test_jobs_keep_their_place_among_the_writes() -> None:
+    store, desk = SlowStore(), Desk()
+    order: list[str] = []
+    writer = LogWriter(store, desk.on_saved, desk.on_failed, Ignored(), Ignored())  # type: ignore[arg-type]
+    store.may_write.release(2)
+    writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+    writer.submit(Job(lambda: order.append(f"job after {len(store.writes)} writes"), lambda: order.append("done")))
+    writer.submit(Saving(2, entries(2, 1, 1), None, ()))
+    await desk.until(2)
+    assert order == ["job after 1 writes", "done"]
+    writer.stop()

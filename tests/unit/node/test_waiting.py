@@ -1,0 +1,122 @@
+"""A waiting write is bound to (index, term): ok, surely not, or unknown; never anything else."""
+
+import asyncio
+
+import pytest
+
+from appliance.ledger.commands import Outcome, WriteResult
+from appliance.node.waiting import ReadBatches, ReadRefused, WaitingIndexes, WaitingWrites
+from appliance.tables.errors import ApplianceError
+
+pytestmark = pytest.mark.anyio
+TIMEOUT_S = 5.0
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        self.values.append(amount)
+
+
+def result(index: int, term: int) -> WriteResult:
+    return WriteResult(Outcome.OK, index, term, 1)
+
+
+def code_of(future: asyncio.Future[WriteResult]) -> str:
+    error = future.exception()
+    assert isinstance(error, ApplianceError)
+    return error.code
+
+
+async def test_committed_where_it_was_proposed() -> None:
+    seen = Seen()
+    writes = WaitingWrites(TIMEOUT_S, seen)
+    future = writes.add(7, 2, now_s=10.0)
+    writes.resolve(7, 2, result(7, 2), now_s=10.5)
+    assert future.result() == result(7, 2)
+    assert seen.values == [0.5]
+    assert len(writes) == 0
+
+
+async def test_another_entry_in_its_place() -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    future = writes.add(7, 2, now_s=10.0)
+    writes.resolve(7, 3, result(7, 3), now_s=10.5)
+    assert code_of(future) == "not_committed"
+
+
+async def test_a_no_op_in_its_place() -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    future = writes.add(7, 2, now_s=10.0)
+    writes.resolve(7, 3, None, now_s=10.5)
+    assert code_of(future) == "not_committed"
+
+
+async def test_the_same_place_in_two_terms() -> None:
+    """A leader that lost and regained its office may propose at one index twice; either may be committed (a node
+    that still holds the older entry may win an election), so the older write is not failed early.
+    """
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    older, newer = writes.add(7, 2, now_s=10.0), writes.add(7, 4, now_s=11.0)
+    assert not older.done()
+    writes.resolve(7, 2, result(7, 2), now_s=12.0)
+    assert older.result() == result(7, 2)
+    assert code_of(newer) == "not_committed"
+
+
+async def test_time_over_means_unknown_and_only_for_those_whose_time_is_over() -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    first, second = writes.add(7, 2, now_s=10.0), writes.add(8, 2, now_s=12.0)
+    writes.expire(now_s=15.0)
+    assert code_of(first) == "outcome_unknown"
+    assert not second.done()
+    writes.resolve(7, 2, result(7, 2), now_s=15.1)  # too late: nobody waits
+    writes.resolve(8, 2, result(8, 2), now_s=15.2)
+    assert second.result().raft_index == 8
+
+
+async def test_a_snapshot_over_its_place_means_unknown() -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    covered, behind = writes.add(7, 2, now_s=10.0), writes.add(9, 2, now_s=10.0)
+    writes.skip_to(8)
+    assert code_of(covered) == "outcome_unknown"
+    assert not behind.done()
+    writes.fail_all("this node was shut down")
+    assert code_of(behind) == "outcome_unknown"
+    assert len(writes) == 0
+
+
+async def test_a_cancelled_writer_is_no_harm() -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    future = writes.add(7, 2, now_s=10.0)
+    future.cancel()
+    writes.resolve(7, 2, result(7, 2), now_s=10.5)
+    assert future.cancelled()
+
+
+async def test_waiting_for_an_index() -> None:
+    waiting = WaitingIndexes()
+    late, early = waiting.add(9), waiting.add(3)
+    waiting.reach(3)
+    assert early.done()
+    assert not late.done()
+    waiting.reach(12)
+    assert late.done()
+
+
+async def test_reads_of_one_turn_share_a_question() -> None:
+    reads = ReadBatches()
+    context, first, opened = reads.join()
+    same, second, opened_again = reads.join()
+    assert (same, second, opened, opened_again) == (context, first, True, False)
+    reads.close_open()
+    other, third, opened_third = reads.join()
+    assert other != context
+    assert opened_third
+    reads.ready(context, 41)
+    assert first.result() == 41
+    reads.failed(other)
+    assert isinstance(third.exception(), ReadRefused)
+    reads.ready(other, 1)  # an answer that comes too late
