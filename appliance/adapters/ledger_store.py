@@ -81,6 +81,7 @@ class SqliteLedgerStore:
         self._forget_memory()
 
     def _forget_memory(self) -> None:
+        self._latest = (Summary(), b"")
         self._overlay = Overlay()
         self._cache = LedgerCache(self._cache_bytes_max)
         self._stamps = AnswerStamps(array("q"))
@@ -95,6 +96,8 @@ class SqliteLedgerStore:
     def load(self) -> tuple[Summary, bytes]:
         """Open the file, make its tables when it is new, and answer its summary and snapshot meta (empty when new).
 
+        Called again, it answers the last summary and meta that were loaded or added.
+
         A WAL in which frames are missing in the middle may have been moved into the file in part, so then all
         content is checked before it is used.
 
@@ -102,7 +105,15 @@ class SqliteLedgerStore:
             DamagedFile: the file is no ledger, belongs to another cluster, or its content does not fit together.
             StorageError: it cannot be opened.
         """
-        assert self._writer is None, "load is called once"
+        if self._writer is None:
+            try:
+                self._latest = self._open()
+            except BaseException:
+                self._close_files()
+                raise
+        return self._latest
+
+    def _open(self) -> tuple[Summary, bytes]:
         suspicion = scan_wal(self._path).damage
         self._writer = Writer(
             self._path,
@@ -135,7 +146,7 @@ class SqliteLedgerStore:
 
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
         """Take applied changes into memory; from now on all reads see them."""
-        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
+        self._retire()
         batch = make_batch(changes, summary, meta)
         self._overlay.add(batch)
         for change in changes:
@@ -145,7 +156,11 @@ class SqliteLedgerStore:
             if change.answer is not None:
                 self._stamps.add(change.answer.timestamp_us)
         self._added_bytes += batch.size_bytes
+        self._latest = (summary, meta)
         self._inbox.append(batch)
+
+    def _retire(self) -> None:
+        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
 
     def head(self, key: str) -> Head | None:
         """The head of a key, or None if it was never written. Raises `StorageError`."""
@@ -183,6 +198,7 @@ class SqliteLedgerStore:
 
     def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
         """Present keys with this prefix behind `after`, in the order of their UTF-8 bytes. Raises `StorageError`."""
+        self._retire()
         pending = self._overlay.heads
         found = self._overlay.scan(prefix, after, limit)
         end = prefix_end(prefix)
@@ -244,8 +260,7 @@ class SqliteLedgerStore:
             return self._durable_index
 
     def pending_bytes(self) -> int:
-        """Estimated memory that waits for `flush`."""
-        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
+        """Estimated memory that waits for `flush`; may be called on any thread."""
         return self._added_bytes - self._flushed_bytes
 
     def cache_bytes(self) -> int:
@@ -269,7 +284,8 @@ class SqliteLedgerStore:
     def replace(self, path: Path) -> tuple[Summary, bytes]:
         """Put a received, verified file in the place of `ledger.db`, drop all memory, and load it.
 
-        No other call may run at the same time, except `copy_to`, which is stopped. May be called instead of `load`.
+        On any thread; no other call may run at the same time, except `copy_to`, which is stopped. May be called
+        instead of `load`.
 
         Raises:
             StorageError: as `install_file` and `load`.
@@ -279,7 +295,9 @@ class SqliteLedgerStore:
             install_file(path, self._path, self._step)
             self._forget_memory()
             self._copier = Copier(self._path, self._cluster_id, self._vfs)
-            return self.load()
+            loaded = self.load()
+            self._durable_index = self._file_index
+            return loaded
 
     def close(self) -> None:
         """Close the file; what was not flushed is dropped (the log has it)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +64,24 @@ class Identity(Struct, frozen=True):
     cluster_id: str
     node_id: int
     incarnation: int
+
+
+class IdentityStatus(StrEnum):
+    """What a data directory says of itself before its files are opened."""
+
+    FRESH = "fresh"  # nothing was ever stored in it
+    OK = "ok"  # the identity file and the `raft.db` that it was written for are there
+    REPLACED = "replaced"  # what it promised to peers may be forgotten: a new incarnation is needed
+
+
+class IdentityCheck(Struct, frozen=True):
+    """Whose data directory it is. `identity` is None when it is fresh, or when the identity file is missing or
+    unreadable; `reason` says in one sentence why the status is REPLACED.
+    """
+
+    status: IdentityStatus
+    identity: Identity | None = None
+    reason: str = ""
 
 
 class StoredLog(Struct, frozen=True):

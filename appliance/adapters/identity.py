@@ -1,0 +1,224 @@
+"""The data directory: one process at a time, who it belongs to, and the room it keeps in reserve.
+
+The identity file names the file `raft.db` that it was written for, by inode and time of birth (not by device, whose
+number changes at reboot). A restored archive, a copy or a cleared directory has another file there, so the node sees
+that its votes and acknowledgements may be forgotten. What cannot be seen is a file system whose blocks were rolled
+back in place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from appliance.adapters.sqlite import StepHook, no_hook, sync_directory
+from appliance.node.ports import DiskFull, Identity, IdentityCheck, IdentityStatus, StorageError, StorageFailed
+
+RAFT_FILE: Final = "raft.db"
+LEDGER_FILE: Final = "ledger.db"
+IDENTITY_FILE: Final = "identity.json"
+LOCK_FILE: Final = "lock"
+RESERVE_FILE: Final = "reserve.bin"
+IDENTITY_FORMAT: Final = 1
+RESERVE_BYTES: Final = 16 * 2**20
+
+_AT_FDCWD: Final = -100
+_STATX_BTIME: Final = 0x800
+_STATX_BYTES: Final = 256
+_STATX_BTIME_AT: Final = 80  # struct statx: seconds (8 bytes), then nanoseconds (4 bytes)
+
+
+class DataDirInUse(StorageError):
+    """Another process holds the data directory."""
+
+
+class _IdentityFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The identity file; integers that may pass 2**53 are text."""
+
+    format: int
+    cluster_id: str
+    node_id: int
+    incarnation: str
+    raft_inode: str
+    raft_birth_ns: str
+
+
+class DataDirectory:
+    """A data directory that this process alone uses, from construction to `close`.
+
+    Args:
+        path: made when it is missing.
+        reserve_bytes: size of the file that `hold_reserve` makes.
+        step: called before each step of writing the identity with its name; tests stop there.
+
+    Raises:
+        DataDirInUse: another process uses it; names its process id.
+        StorageFailed: it cannot be made or locked.
+    """
+
+    def __init__(self, path: Path, *, reserve_bytes: int = RESERVE_BYTES, step: StepHook = no_hook) -> None:
+        self.path = path
+        self._reserve_bytes = reserve_bytes
+        self._step = step
+        self._lock_descriptor = _lock(path)
+
+    def check(self) -> IdentityCheck:
+        """Look whose directory it is, before `raft.db` is opened. Raises `StorageFailed`."""
+        try:
+            data = (self.path / IDENTITY_FILE).read_bytes()
+        except FileNotFoundError:
+            return self._check_without_identity()
+        except OSError as error:
+            raise StorageFailed(f"{self.path / IDENTITY_FILE} cannot be read: {error}") from error
+        try:
+            file = msgspec.json.decode(data, type=_IdentityFile)
+            identity = Identity(file.cluster_id, file.node_id, int(file.incarnation))
+            if file.format != IDENTITY_FORMAT:
+                raise ValueError(f"its format is {file.format}, and this program knows {IDENTITY_FORMAT}")
+        except (ValueError, msgspec.MsgspecError) as error:
+            return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} cannot be understood: {error}.")
+        reason = self._difference(file)
+        return IdentityCheck(IdentityStatus.REPLACED if reason else IdentityStatus.OK, identity, reason)
+
+    def _check_without_identity(self) -> IdentityCheck:
+        found = [name for name in (RAFT_FILE, LEDGER_FILE) if (self.path / name).exists()]
+        if not found:
+            return IdentityCheck(IdentityStatus.FRESH)
+        return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} is missing, but {found[0]} is there.")
+
+    def _difference(self, file: _IdentityFile) -> str:
+        try:
+            inode, birth_ns = _file_mark(self.path / RAFT_FILE)
+        except FileNotFoundError:
+            return f"{RAFT_FILE} is missing."
+        except OSError as error:
+            raise StorageFailed(f"{self.path / RAFT_FILE} cannot be looked at: {error}") from error
+        if str(inode) != file.raft_inode:
+            return f"{RAFT_FILE} is another file than the one this identity was written for (its inode differs)."
+        if birth_ns and file.raft_birth_ns != "0" and str(birth_ns) != file.raft_birth_ns:
+            return f"{RAFT_FILE} is another file than the one this identity was written for (it was made later)."
+        return ""
+
+    def write(self, identity: Identity) -> None:
+        """Write the identity of the `raft.db` that is here now: a reader finds the old one or the new one, whole.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        path = self.path / IDENTITY_FILE
+        part = path.with_name(IDENTITY_FILE + ".part")
+        try:
+            inode, birth_ns = _file_mark(self.path / RAFT_FILE)
+            file = _IdentityFile(
+                IDENTITY_FORMAT,
+                identity.cluster_id,
+                identity.node_id,
+                str(identity.incarnation),
+                str(inode),
+                str(birth_ns),
+            )
+            self._step("write")
+            with part.open("wb") as out:
+                out.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+            self._step("rename")
+            os.replace(part, path)
+            self._step("sync_rename")
+        except OSError as error:
+            raise _from_os_error(path, error) from error
+        sync_directory(self.path)
+
+    def hold_reserve(self) -> None:
+        """Take the reserved room, if it is not held. To be tried again after a full disk: when it succeeds, there
+        is room.
+
+        Raises:
+            DiskFull: there is not enough room.
+            StorageFailed: it failed for another reason.
+        """
+        path = self.path / RESERVE_FILE
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise _from_os_error(path, error) from error
+
+    def release_reserve(self) -> bool:
+        """Give the reserved room to the file system; False when it was not held. Raises `StorageFailed`."""
+        try:
+            (self.path / RESERVE_FILE).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageFailed(f"{self.path / RESERVE_FILE} cannot be removed: {error}") from error
+        sync_directory(self.path)
+        return True
+
+    def close(self) -> None:
+        """Give the directory free."""
+        os.close(self._lock_descriptor)
+
+
+def _lock(directory: Path) -> int:
+    """Lock the directory for this process and write its id into the lock file; answers the descriptor."""
+    path = directory / LOCK_FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageFailed(f"{path} cannot be opened: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise DataDirInUse(
+            f"{directory} is in use by process {holder}. Stop that process, or give this node another data_dir."
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise StorageFailed(f"{path} cannot be locked: {error}") from error
+    return descriptor
+
+
+def _file_mark(path: Path) -> tuple[int, int]:
+    """Inode and time of birth in Unix nanoseconds (0 where the system does not tell) of a file. Raises `OSError`.
+
+    An inode number alone may be given again at once to a file that is made after another was removed.
+    """
+    return path.stat().st_ino, _birth_ns(path)
+
+
+def _birth_ns(path: Path) -> int:
+    """Python has no name for a file's birth on Linux before 3.15, so the system call is made by hand (statx(2))."""
+    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    if statx is None:
+        return 0
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    if statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, answer) != 0:
+        return 0
+    (mask,) = struct.unpack_from("=I", answer)
+    seconds, nanoseconds = struct.unpack_from("=qI", answer, _STATX_BTIME_AT)
+    return int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else 0
+
+
+def _from_os_error(path: Path, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no room left for {path}")
+    return StorageFailed(f"{path}: {error}")
