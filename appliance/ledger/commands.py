@@ -103,8 +103,13 @@ _decoder = msgspec.msgpack.Decoder(WriteCommand)  # further commands join here a
 
 
 def encode_write(request: WriteRequest, timestamp_us: int, salts: bytes, idempotency_keys_max: int) -> bytes:
-    """Make the data of a log entry out of a request and what the leader decides; see `WriteCommand`."""
+    """Make the data of a log entry out of a request and what the leader decides; see `WriteCommand`.
+
+    What `decode_command` would refuse must not get into the log, where it would stop every node.
+    """
+    assert request.operations, "a write has at least one operation"
     assert len(salts) == SALT_BYTES * len(request.operations)
+    assert 0 <= timestamp_us <= TIMESTAMP_US_MAX
     return _encoder.encode(
         WriteCommand(
             COMMAND_FORMAT,

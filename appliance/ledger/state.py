@@ -32,7 +32,10 @@ class Head(Struct, frozen=True, array_like=True, gc=False):
 
 
 class NewLeaf(Struct, frozen=True, array_like=True, gc=False):
-    """A leaf as it is stored: `leaf` is the canonical JSON, its hash is derived, never stored beside it."""
+    """A leaf as it is stored: `leaf` is the canonical JSON, its hash is derived, never stored beside it.
+
+    `salt` has 16 bytes for a put and is empty for a delete.
+    """
 
     leaf_index: int
     raft_index: int
@@ -50,7 +53,7 @@ class Refusal(Struct, frozen=True, array_like=True, gc=False):
     actor: str
     op: Op
     key: str
-    version: int  # version that the key has, 0 when absent
+    version: int  # version that the key has, 0 when absent or deleted
     size: int
     outcome: Outcome
     request_id: str

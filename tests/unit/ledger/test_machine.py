@@ -352,6 +352,22 @@ def test_what_is_not_known_is_never_guessed(data: bytes) -> None:
     assert rig.machine.summary() == before
 
 
+@pytest.mark.parametrize(
+    ("operations", "stamp_us", "salts"),
+    [
+        pytest.param((), START_US, b"", id="no operations"),
+        pytest.param((put("k"),), START_US, bytes(15), id="too little salt"),
+        pytest.param((put("k"),), -1, bytes(16), id="a stamp before 1970"),
+        pytest.param((put("k"),), 2**53, bytes(16), id="a stamp beyond exact integers"),
+    ],
+)
+def test_what_would_stop_every_node_is_not_encoded(
+    operations: tuple[Operation, ...], stamp_us: int, salts: bytes
+) -> None:
+    with pytest.raises(AssertionError):
+        encode_write(WriteRequest(operations, "alice", "r1"), stamp_us, salts, 0)
+
+
 def test_a_machine_goes_on_from_a_stored_summary() -> None:
     straight, interrupted = Rig(), Rig()
     for rig in (straight, interrupted):
