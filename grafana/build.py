@@ -234,7 +234,14 @@ SECTIONS: Final[tuple[tuple[str, tuple[PanelRow, ...]], ...]] = (
             PanelRow("Audit queries", ((rate("scribe_audit_queries_total", "outcome"), "{{outcome}}"),), "ops"),
             PanelRow("Time of an audit query, P99", ((quantile(0.99, "scribe_audit_query_seconds"), "P99"),), "s"),
             PanelRow("Worst delay of the event loop", by_node("scribe_loop_lag_seconds"), "s"),
-            PanelRow("Log lines", ((rate("scribe_log_lines_total", "level"), "{{level}}"),), "short"),
+            PanelRow(
+                "Log lines, and telemetry that failed",
+                (
+                    (rate("scribe_log_lines_total", "level"), "{{level}}"),
+                    (rate("scribe_log_write_errors_total", "instance, sink"), "not written {{instance}} {{sink}}"),
+                    (rate("scribe_trace_export_failures_total", "instance"), "traces not exported {{instance}}"),
+                ),
+            ),
             PanelRow("Time up", ((f"time() - scribe_start_time_seconds{NODES}", "{{instance}}"),), "s", 4, kind="stat"),
             PanelRow("Versions", ((f"scribe_build_info{NODES}", "{{node_id}}: {{version}}"),), width=4, kind="names"),
         ),
