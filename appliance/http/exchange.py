@@ -88,7 +88,7 @@ class Exchange:
             raise ApplianceError("bad_request", f"The header {name.decode()} came more than once; send it once.")
         if not value.isascii():
             raise ApplianceError("bad_request", f"The header {name.decode()} has bytes that are not ASCII.")
-        return value.decode("ascii")
+        return value.decode("ascii").strip()
 
     async def read_body(self, bytes_max: int, limit_name: str) -> bytes:
         """The body, at most `bytes_max` long; a longer one is refused as soon as that is known, with `too_large`

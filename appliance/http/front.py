@@ -10,7 +10,7 @@ from appliance.http.exchange import ClientGoneError, GatewayRequest, GatewayResp
 from appliance.http.gateway import CLIENT_GONE_STATUS, Gateway
 from appliance.http.limits import BODY_TIMEOUT_S
 from appliance.http.problems import method_not_allowed
-from appliance.http.routes import PLAIN_ROUTES
+from appliance.http.routes import PLAIN_ROUTES, SHORT_METHODS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -81,13 +81,13 @@ class Front:
             client[0] if client else "",
             AsgiBody(receive),
         )
-        methods = self._plain.get(request.raw_path)
-        if methods is None:
-            response = await self._gateway.serve(request)
-        elif request.method in methods:
+        methods = self._plain.get(request.raw_path, ())
+        if request.method in methods:
             scope[REQUEST_SCOPE_KEY] = request
             await self._litestar(scope, receive, send)
             return
+        if not methods or request.method in SHORT_METHODS:
+            response = await self._gateway.serve(request)
         else:
             response = await self._gateway.refuse(request, method_not_allowed(request.method, methods))
         if response.status != CLIENT_GONE_STATUS:

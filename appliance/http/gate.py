@@ -102,6 +102,6 @@ def _presented(head: dict[bytes, bytes]) -> bytes:
     """The key that a request shows, or nothing."""
     key = head.get(b"x-api-key")
     if key is not None:
-        return key
+        return key.strip()
     scheme, _, token = head.get(b"authorization", b"").partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""

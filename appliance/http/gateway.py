@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,20 +24,21 @@ from appliance.http.gate import Gate
 from appliance.http.kv import KeyRoutes, decode_key, key_of
 from appliance.http.limits import REQUEST_ID_BYTES_MAX
 from appliance.http.meter import Meter
-from appliance.http.ports import AuditEngine, RenderMetrics
+from appliance.http.ports import AuditEngine, GatewayTracer, RenderMetrics
 from appliance.http.problems import method_not_allowed, problem
 from appliance.http.routes import (
     HISTORY_ROUTES,
     KV_ROUTES,
     NOT_SERVED_YET,
     RESERVED,
+    SHORT_METHODS,
     SHORT_ROUTES,
     UNMATCHED,
     Route,
 )
 from appliance.http.status import StatusRoutes
 from appliance.node.api import NodeService
-from appliance.node.ports import Clock, Instruments, Log, Span, Tracer
+from appliance.node.ports import Clock, Instruments, Log, Span
 from appliance.tables.errors import ApplianceError
 from appliance.tables.roles import Access
 from appliance.tables.settings import Settings
@@ -63,7 +63,7 @@ class GatewayDeps:
     limiter: RateLimiter
     settings: Settings
     instruments: Instruments
-    tracer: Tracer
+    tracer: GatewayTracer
     log: Log
     clock: Clock
     render_metrics: RenderMetrics
@@ -86,7 +86,6 @@ class Gateway:
             instruments=deps.instruments,
             log=deps.log,
         )
-        self._sample_ratio = settings.telemetry.sample_ratio if settings.telemetry.otlp_endpoint else 0.0
         self._id_prefix = os.urandom(8).hex()  # a restart draws another, so ids do not come twice in a ledger
         self._id_numbers = count(1)
 
@@ -145,9 +144,7 @@ class Gateway:
         begun_s = self._clock.monotonic_s()
         head = dict(request.headers)
         exchange = Exchange(request, head, self._request_id(head))
-        span = None
-        if self._sample_ratio or b"traceparent" in head:
-            span = self._trace(exchange, route)
+        span = self._trace(exchange, route)
         try:
             self._gate.admit(exchange, route, begun_s)
             if route.keyed:
@@ -187,18 +184,15 @@ class Gateway:
         return f"{self._id_prefix}-{next(self._id_numbers):x}"
 
     def _trace(self, exchange: Exchange, route: Route) -> Span | None:
-        """Start a span for a sampled request, and note its context on the exchange."""
-        given = exchange.head.get(b"traceparent", b"").strip()
-        if _SAMPLED_PARENT.fullmatch(given):
+        """Start a span if the request is sampled, by its own trace context or by chance, and note its context."""
+        given = exchange.head.get(b"traceparent")
+        if given is None:
+            span = self._tracer.root(route.span_name, request_id=exchange.request_id)
+        elif _SAMPLED_PARENT.fullmatch(given):
             exchange.traceparent = given.decode("ascii")
-        elif not given and random.random() < self._sample_ratio:  # noqa: S311  (which requests to trace is no secret)
-            exchange.traceparent = f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
-        span = self._tracer.start(
-            f"{route.method} {route.path}",
-            exchange.traceparent,
-            method=exchange.request.method,
-            request_id=exchange.request_id,
-        )
+            span = self._tracer.start(route.span_name, exchange.traceparent, request_id=exchange.request_id)
+        else:
+            return None
         if span is not None:
             exchange.traceparent = span.traceparent
         return span
@@ -245,6 +239,6 @@ def _short_form_refusal(method: str, raw_path: bytes) -> ApplianceError | None:
     if first not in RESERVED:
         return None
     advice = f"A key that begins with {first!r} is reached only through /kv/, as in {method} /kv/{first}..."
-    if (method == "GET" and first in NOT_SERVED_YET) or method not in ("GET", "PUT", "DELETE"):
+    if (method == "GET" and first in NOT_SERVED_YET) or method not in SHORT_METHODS:
         return ApplianceError("not_found", f"This version has no such route. {advice}.")
     return ApplianceError("bad_key", f"The first segment {first!r} is a route's. {advice}.")

@@ -6,9 +6,18 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from appliance.node.api import AuditAnswer
+from appliance.node.ports import Span, Tracer
 
 RenderMetrics = Callable[[str], tuple[bytes, str]]
 """Render the Prometheus exposition for an `Accept` header: body and `Content-Type`. Called on a worker thread."""
+
+
+class GatewayTracer(Tracer, Protocol):
+    """A tracer that also decides which requests to trace that came without a trace context."""
+
+    def root(self, name: str, **attributes: str | int) -> Span | None:
+        """Start a new trace for the share of requests that is sampled; None for the others."""
+        ...
 
 
 class AuditEngine(Protocol):

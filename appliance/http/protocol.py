@@ -13,7 +13,7 @@ from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_
 from appliance.http.problems import problem
 from appliance.tables.errors import ApplianceError
 
-_VISIBLE_ASCII: Final = bytes(range(0x21, 0x7F)).decode("ascii")
+_ASCII: Final = bytes(range(0x80)).decode("ascii")
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -27,6 +27,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0  # of the head that is coming in, in earlier chunks; -1 when none is
         self._head_timer: TimerHandle | None = None
+        self._between = True  # requests: nothing has come yet of the next one
         self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,6 +46,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """Feed the parser, and measure a head that does not come to its end."""
         if self._refused:
             return
+        if self._between and not data.isascii():
+            data = _with_ascii_target(data)
         before = self._head_bytes
         super().data_received(data)
         if before >= 0 and self._head_bytes == before:  # the same head as before this chunk
@@ -56,12 +59,9 @@ class GatewayProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._between = False
         if self._head_timer is None:
             self._await_head()
-
-    def on_url(self, url: bytes) -> None:
-        """Take the target; bytes beyond ASCII are encoded as a client should have done."""
-        super().on_url(url if url.isascii() else quote_from_bytes(url, safe=_VISIBLE_ASCII).encode())
 
     def on_headers_complete(self) -> None:
         """The head is complete; the request starts."""
@@ -69,9 +69,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The request is complete, its body included."""
+        self._between = True
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused."""
-        self._refuse("bad_request", "What was sent is not a valid HTTP/1.1 request.")
+        self._refuse("bad_request", "What was sent is no valid HTTP/1.1 request; percent-encode a path.")
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_timed_out)
@@ -98,3 +103,11 @@ class GatewayProtocol(HttpToolsProtocol):
             lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
             self.transport.write(b"".join(lines))
         self.transport.close()
+
+
+def _with_ascii_target(data: bytes) -> bytes:
+    """Percent-encode the bytes beyond ASCII in a request line, as the client should have done: the parser refuses
+    them, but curl sends a path as it was typed.
+    """
+    line, newline, rest = data.partition(b"\n")
+    return quote_from_bytes(line, safe=_ASCII).encode("ascii") + newline + rest

@@ -70,6 +70,11 @@ class Route:
         return self.path.endswith("{key}")
 
     @property
+    def span_name(self) -> str:
+        """What its spans are called."""
+        return f"http.{self.op}"
+
+    @property
     def common_errors(self) -> tuple[str, ...]:
         """Codes that the gateway itself can answer on this route."""
         codes = ["bad_request", "internal", "shutting_down"]
@@ -143,6 +148,7 @@ def _keyed(prefix: str, suffix: str, words: str) -> tuple[Route, ...]:
 
 KV_ROUTES: Final = _keyed("/kv/", "", "")
 SHORT_ROUTES: Final = _keyed("/", "_short", " by the short form")
+SHORT_METHODS: Final = frozenset(route.method for route in SHORT_ROUTES)
 HISTORY_ROUTES: Final = (
     Route(
         "get_history",

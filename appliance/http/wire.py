@@ -43,7 +43,6 @@ def etag(version: int) -> bytes:
 
 def version_of_etag(text: str, header: str) -> int:
     """The version that a header's one strong entity tag names. Raises `bad_request` for anything else."""
-    text = text.strip()
     match = _STRONG_TAG.fullmatch(text)
     if match is not None and int(match[1]) <= VERSION_MAX:
         return int(match[1])
