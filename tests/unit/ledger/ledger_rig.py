@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from appliance.ledger.commands import IDEMPOTENCY_TTL_US, SALT_BYTES, Op, Operation, WriteRequest, encode_write
+from appliance.ledger.commands import (
+    IDEMPOTENCY_TTL_US,
+    SALT_BYTES,
+    Op,
+    Operation,
+    Outcome,
+    WriteRequest,
+    WriteResult,
+    encode_write,
+)
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.memory import MemoryLedger
 from appliance.ledger.state import Changes
@@ -24,6 +33,15 @@ def delete(key: str, if_version: int | None = None) -> Operation:
 
 def salts_for(seed: str, count: int) -> bytes:
     return b"".join(sha256(f"{seed}/{i}".encode()).digest()[:SALT_BYTES] for i in range(count))
+
+
+def result_of(changes: Changes) -> WriteResult:
+    assert changes.result is not None
+    return changes.result
+
+
+def outcomes(changes: Changes) -> list[Outcome]:
+    return [refusal.outcome for refusal in changes.refusals]
 
 
 class Rig:
