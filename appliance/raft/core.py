@@ -120,6 +120,7 @@ class RaftCore:
             snapshot_term=snapshot.term,
             last_index=last_index,
             term_starts=term_starts,
+            window_bytes_max=settings.log_window_bytes_max,
         )
         if applied_index > last_index:
             raise InvariantViolation(f"applied up to {applied_index}, but the log ends at {last_index}")

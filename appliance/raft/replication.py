@@ -163,16 +163,18 @@ def ask_where(state: RaftState, node_id: int, progress: Progress) -> None:
     """Queue an append without entries behind all that was sent: a refusal shows that something was lost."""
     prev_index = progress.next_index - 1
     prev_term = state.log.term_at(prev_index)
-    if prev_term is not None:
-        probe = state.make(
-            AppendRequest,
-            node_id,
-            prev_index=prev_index,
-            prev_term=prev_term,
-            entries=(),
-            commit_index=state.commit_index,
-        )
-        state.messages.append(probe)
+    if prev_term is None:  # compacted meanwhile, so what is in flight cannot be asked about: start over
+        progress.become_probe()
+        return
+    probe = state.make(
+        AppendRequest,
+        node_id,
+        prev_index=prev_index,
+        prev_term=prev_term,
+        entries=(),
+        commit_index=state.commit_index,
+    )
+    state.messages.append(probe)
 
 
 def hand_over(state: RaftState) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from appliance.raft.log import InvariantViolation, RaftLog
+from appliance.raft.log import WINDOW_BYTES_MAX, InvariantViolation, RaftLog
 from appliance.raft.messages import (
     NOBODY,
     AnyMessage,
@@ -42,6 +42,7 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
         inflight_messages_max: append messages to one follower without an answer.
         inflight_bytes_max: bytes of entry data to one follower without an answer.
         committed_bytes_max: bytes of committed entries in one `Ready`.
+        log_window_bytes_max: bytes of recent entries held in memory for followers that lag a little.
     """
 
     election_ticks: int = 20
@@ -51,6 +52,7 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
     inflight_messages_max: int = 64
     inflight_bytes_max: int = 16 * 1024 * 1024
     committed_bytes_max: int = 4 * 1024 * 1024
+    log_window_bytes_max: int = WINDOW_BYTES_MAX
 
 
 class PendingRead(Struct, frozen=True):

@@ -1,0 +1,195 @@
+"""The faults of a plan: what each kind does, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from appliance.raft.messages import Role
+
+from .plan import TICK, Fault
+
+if TYPE_CHECKING:
+    from .node import SimNode
+    from .world import World
+
+
+class Faults:
+    """Carries out the faults of the plan, each from its own stream of chance."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.count = 0
+        self.over = False
+
+    def schedule(self) -> None:
+        for fault in self.world.plan.faults:
+            self.world.at(fault.at * TICK, self._begin, fault)
+
+    def _begin(self, fault: Fault) -> None:
+        if self.over:
+            return
+        action: Callable[[Fault, Random], None] = getattr(self, f"_do_{fault.kind}")
+        self.count += 1
+        self.world.count(f"fault {fault.kind}")
+        self.world.trace("fault", fault.number, fault.kind, "for", fault.ticks)
+        action(fault, self.world.plan.stream(f"fault{fault.number}"))
+
+    def _later(self, fault: Fault, action: Callable[..., None], *arguments: object) -> None:
+        self.world.after(fault.ticks * TICK, action, *arguments)
+
+    def _any_node(self, chance: Random) -> SimNode:
+        return self.world.nodes[chance.randint(1, self.world.plan.nodes)]
+
+    def _leader(self, chance: Random) -> SimNode:
+        """The leader of the highest term, or anybody."""
+        leaders = [n for n in self.world.nodes.values() if n.core is not None and n.core.state.role is Role.LEADER]
+        if not leaders:
+            return self._any_node(chance)
+        return max(leaders, key=lambda n: n.core.state.term if n.core is not None else 0)
+
+    # -- nodes
+
+    def _crash(self, node: SimNode, ticks: int) -> None:
+        if node.core is not None:
+            self.world.trace("crash", node.node_id)
+            node.stop()
+            self.world.after(ticks * TICK, self._restart, node, node.life)
+
+    def _restart(self, node: SimNode, life: int) -> None:
+        if node.life == life and node.core is None:
+            self.world.count("restarts")
+            self.world.trace("restart", node.node_id)
+            node.disk.fsync_fails = node.disk.full = False
+            node.start()
+
+    def disk_failed(self, node: SimNode) -> None:
+        """A write could not be made durable: the node stops, and does not try again."""
+        self.world.count("nodes stopped by their disk")
+        self._crash(node, 20)
+
+    def _do_crash(self, fault: Fault, chance: Random) -> None:
+        self._crash(self._any_node(chance), fault.ticks)
+
+    def _do_crash_leader(self, fault: Fault, chance: Random) -> None:
+        self._crash(self._leader(chance), fault.ticks)
+
+    def _do_power_loss(self, fault: Fault, chance: Random) -> None:
+        for node in self.world.nodes.values():
+            if chance.random() < 0.8:
+                self._crash(node, chance.randint(1, fault.ticks))
+
+    def _pause(self, node: SimNode, fault: Fault) -> None:
+        if node.core is not None and not node.paused:
+            node.paused = True
+            self._later(fault, self._wake, node, node.life)
+
+    def _wake(self, node: SimNode, life: int) -> None:
+        if node.life == life and node.paused:
+            self.world.trace("wake", node.node_id)
+            node.resume()
+
+    def _do_pause(self, fault: Fault, chance: Random) -> None:
+        self._pause(self._any_node(chance), fault)
+
+    def _do_pause_leader(self, fault: Fault, chance: Random) -> None:
+        self._pause(self._leader(chance), fault)
+
+    def _do_skew(self, fault: Fault, chance: Random) -> None:
+        self._any_node(chance).tick_units = chance.choice((TICK // 3, TICK // 2, TICK * 3 // 2, TICK * 3))
+
+    def _do_transfer(self, fault: Fault, chance: Random) -> None:
+        leader = self._leader(chance)
+        others = [n for n in self.world.nodes if n != leader.node_id]
+        if others:
+            leader.transfer(chance.choice(others))
+
+    def _do_compact(self, fault: Fault, chance: Random) -> None:
+        for node in self.world.nodes.values():
+            if chance.random() < 0.6:
+                node.flush()
+                node.checkpoint()
+                node.compact(chance.choice((0, 0, 1, 5)))
+
+    # -- disks
+
+    def _do_slow_disk(self, fault: Fault, chance: Random) -> None:
+        node = self._any_node(chance)
+        node.disk.slowness = chance.choice((5, 20, 100))
+        self._later(fault, self._fast_disk, node)
+
+    def _fast_disk(self, node: SimNode) -> None:
+        node.disk.slowness = 1
+
+    def _do_fsync_failure(self, fault: Fault, chance: Random) -> None:
+        self._any_node(chance).disk.fsync_fails = True
+
+    def _do_disk_full(self, fault: Fault, chance: Random) -> None:
+        node = self._any_node(chance)
+        node.disk.full = True
+        others = [n for n in self.world.nodes if n != node.node_id]
+        if others and chance.random() < 0.5:
+            node.transfer(chance.choice(others))
+
+    # -- network
+
+    def _cut(self, fault: Fault, side: set[int], *, one_way: bool) -> None:
+        links = self.world.network.split(side, set(self.world.nodes) - side, one_way=one_way)
+        self._later(fault, self._join, links)
+
+    def _join(self, links: set[tuple[int, int]]) -> None:
+        self.world.network.cut -= links
+
+    def _some_side(self, chance: Random) -> set[int]:
+        ids = list(self.world.nodes)
+        return set(chance.sample(ids, chance.randint(1, max(1, len(ids) - 1))))
+
+    def _do_partition(self, fault: Fault, chance: Random) -> None:
+        self._cut(fault, self._some_side(chance), one_way=False)
+
+    def _do_one_way(self, fault: Fault, chance: Random) -> None:
+        self._cut(fault, self._some_side(chance), one_way=True)
+
+    def _do_isolate_leader(self, fault: Fault, chance: Random) -> None:
+        leader = self._leader(chance).node_id
+        if chance.random() < 0.3:
+            self._cut(fault, set(self.world.nodes) - {leader}, one_way=True)
+        else:
+            self._cut(fault, {leader}, one_way=chance.random() < 0.4)
+
+    def _do_loss(self, fault: Fault, chance: Random) -> None:
+        self.world.network.drop = chance.choice((0.2, 0.5, 0.9))
+        self._later(fault, self._usual_network)
+
+    def _do_duplicates(self, fault: Fault, chance: Random) -> None:
+        self.world.network.duplicate = 0.5
+        self._later(fault, self._usual_network)
+
+    def _do_delays(self, fault: Fault, chance: Random) -> None:
+        self.world.network.latency = (1, chance.choice((300, 1000, 3000)))
+        self._later(fault, self._usual_network)
+
+    def _usual_network(self) -> None:
+        network, plan = self.world.network, self.world.plan
+        if not self.over:
+            network.drop, network.duplicate, network.latency = plan.drop, plan.duplicate, plan.latency
+
+    # -- the end of them
+
+    def heal(self) -> None:
+        """End all faults: whole network, working disks, every node up and awake, clocks that run true."""
+        self.over = True
+        world = self.world
+        network = world.network
+        network.cut.clear()
+        network.drop = network.duplicate = 0.0
+        network.latency = (1, 20)
+        for node in world.nodes.values():
+            node.tick_units = TICK
+            node.disk.slowness = 1
+            node.disk.fsync_fails = node.disk.full = False
+            if node.core is None:
+                self._restart(node, node.life)
+            elif node.paused:
+                node.resume()

@@ -1,0 +1,122 @@
+"""What one seed stands for: sizes, odds and the list of faults, drawn before anything runs.
+
+Everything here follows from the seed alone, so a plan can be cut down (fewer faults, fewer clients, fewer events)
+without changing what is left: each fault draws from its own stream, and so do the network, the disks, the clients
+and the nodes.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+TICK: Final = 100  # units of virtual time in a tick of a node whose clock runs true
+ELECTION_TICKS: Final = 10
+HEARTBEAT_TICKS: Final = 2
+
+EVENTS_MIN: Final = 2_000  # raft.md: the size of a seed
+OPERATIONS_MIN: Final = 200
+FAULTS_MIN: Final = 5
+SAFETY_TICKS_MAX: Final = 6_000  # a bound on the phase with faults, far beyond what any seed needs
+
+FAULT_KINDS: Final = (
+    "crash",
+    "crash_leader",
+    "power_loss",
+    "partition",
+    "one_way",
+    "isolate_leader",
+    "loss",
+    "duplicates",
+    "delays",
+    "pause",
+    "pause_leader",
+    "skew",
+    "slow_disk",
+    "fsync_failure",
+    "disk_full",
+    "transfer",
+    "compact",
+)
+BACKGROUND_KINDS: Final = ("drop", "duplicate", "reorder", "apply_lag")
+KINDS: Final = FAULT_KINDS + BACKGROUND_KINDS
+
+
+class Fault(Struct, frozen=True):
+    """One fault to come: `at` in ticks of true time; `number` names its own stream of chance."""
+
+    number: int
+    at: int
+    kind: str
+    ticks: int  # how long it lasts
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Everything that a seed decides before the first event."""
+
+    seed: int
+    nodes: int
+    clients: int
+    keys: int
+    think_ticks: int
+    drop: float
+    duplicate: float
+    latency: tuple[int, int]
+    ordered_links: bool
+    fsync: tuple[int, int]
+    apply_lag: int
+    snapshot_chunks: int
+    append_entries_max: int
+    append_bytes_max: int
+    inflight_messages_max: int
+    inflight_bytes_max: int
+    committed_bytes_max: int
+    window_bytes_max: int
+    faults: tuple[Fault, ...]
+    events_max: int = 0  # stop there, if positive: set by the shrinker
+
+    def stream(self, name: str) -> Random:
+        """A stream of chance of its own; text seeds do not depend on the hash seed of the process."""
+        return Random(f"{self.seed}/{name}")
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed. Each seed enables a part of the kinds of faults only, so that rare mixtures come up."""
+    chance = Random(f"{seed}/plan")
+    enabled = [kind for kind in FAULT_KINDS if chance.random() < 0.5] or ["crash", "partition"]
+    gap = chance.choice((12, 20, 30, 45))
+    fast = chance.randint(2, 30)
+    fsync = chance.randint(2, 40)
+    return Plan(
+        seed=seed,
+        nodes=chance.choices((1, 2, 3, 4, 5), (2, 4, 64, 8, 22))[0],
+        clients=chance.randint(2, 5),
+        keys=chance.randint(2, 10),
+        think_ticks=chance.choice((2, 5, 9)),
+        drop=chance.choice((0.0, 0.0, 0.01, 0.05, 0.15)),
+        duplicate=chance.choice((0.0, 0.0, 0.02, 0.1)),
+        latency=(1, fast) if chance.random() < 0.6 else (fast, fast + chance.randint(20, 250)),
+        ordered_links=chance.random() < 0.4,
+        fsync=(1, fsync) if chance.random() < 0.7 else (fsync, fsync + 200),
+        apply_lag=chance.choice((0, 0, 0, 60, 400)),
+        snapshot_chunks=chance.randint(1, 4),
+        append_entries_max=chance.choice((1, 2, 5, 512)),
+        append_bytes_max=chance.choice((300, 1500, 1 << 20)),
+        inflight_messages_max=chance.choice((1, 2, 8, 64)),
+        inflight_bytes_max=chance.choice((400, 3000, 1 << 24)),
+        committed_bytes_max=chance.choice((200, 1000, 1 << 22)),
+        window_bytes_max=chance.choice((500, 4000, 1 << 26)),
+        faults=_draw_faults(chance, enabled, gap),
+    )
+
+
+def _draw_faults(chance: Random, enabled: list[str], gap: int) -> tuple[Fault, ...]:
+    faults = []
+    at = chance.randint(5, 40)
+    for number in range(1, 41):
+        ticks = chance.choice((3, 8, 15, 30, 60))
+        faults.append(Fault(number, at, chance.choice(enabled), ticks))
+        at += chance.randint(1, 2 * gap)
+    return tuple(faults)

@@ -1,0 +1,169 @@
+"""The simulated world: virtual time, the events in it, and the two phases of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+from appliance.ledger.memory import MemoryLedger
+from appliance.raft.log import InvariantViolation
+from appliance.raft.messages import Configuration, Member, MemberRole, Role
+
+from .checker import Checker, Violation
+from .clients import Clients
+from .faults import Faults
+from .network import Network, Snapshots
+from .node import SimNode
+from .plan import (
+    ELECTION_TICKS,
+    EVENTS_MIN,
+    FAULTS_MIN,
+    OPERATIONS_MIN,
+    SAFETY_TICKS_MAX,
+    TICK,
+    Plan,
+)
+from .state import LedgerState
+
+LEADER_TICKS_MAX = 12 * ELECTION_TICKS  # after everything is healed
+CONVERGE_TICKS_MAX = 40 * ELECTION_TICKS
+
+
+class EndOfEvents(Exception):
+    """The plan's bound on events is reached."""
+
+
+class World:
+    """One run of one plan.
+
+    Attributes:
+        now: virtual time; `TICK` units are a tick of a true clock.
+        events: events so far.
+        totals: what happened, counted by kind.
+        lines: the transcript, when it is asked for.
+    """
+
+    def __init__(self, plan: Plan, *, traced: bool = False) -> None:
+        self.plan = plan
+        self.now = 0
+        self.events = 0
+        self.totals: Counter[str] = Counter()
+        self.lines: list[str] | None = [] if traced else None
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._sequence = 0
+        self.nodes: dict[int, SimNode] = {}
+        self.checker = Checker(self.nodes)
+        self.network = Network(self)
+        self.snapshots = Snapshots(self)
+        self.clients = Clients(self)
+        self.faults = Faults(self)
+        self._chance = plan.stream("world")
+        members = tuple(
+            Member(n, 1000 + n, MemberRole.VOTER, f"node{n}:8000", f"node{n}:9000") for n in range(1, plan.nodes + 1)
+        )
+        configuration = Configuration(members)
+        for member in members:
+            ledger = LedgerState(MemoryLedger(), configuration)
+            self.nodes[member.node_id] = SimNode(self, member.node_id, member.incarnation, ledger)
+
+    # -- time
+
+    def at(self, time: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen at a time; what is due at the same time happens in the order of these calls."""
+        self._sequence += 1
+        heappush(self._heap, (time, self._sequence, action, arguments))
+
+    def after(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:
+        self.at(self.now + delay, action, *arguments)
+
+    def count(self, kind: str) -> None:
+        self.totals[kind] += 1
+
+    def trace(self, *what: object) -> None:
+        if self.lines is not None:
+            self.lines.append(f"{self.events:6} {self.now / TICK:8.2f}  " + " ".join(map(str, what)))
+
+    def _step(self) -> None:
+        self.now, _, action, arguments = heappop(self._heap)
+        self.events += 1
+        action(*arguments)
+        if self.events == self.plan.events_max:
+            raise EndOfEvents
+
+    # -- the phases
+
+    def run(self) -> None:
+        """A phase with faults, then one without in which everything has to come right. Raises `Violation`."""
+        try:
+            self._safety_phase()
+            self._liveness_phase()
+        except EndOfEvents:
+            return
+        except InvariantViolation as broken:
+            raise Violation("the core's own assertion", str(broken)) from broken
+
+    def _safety_phase(self) -> None:
+        for node in self.nodes.values():
+            node.start()
+        self.faults.schedule()
+        self.clients.start()
+        self.after(TICK, self._housekeeping)
+        while self.now < SAFETY_TICKS_MAX * TICK:
+            enough = self.faults.count >= min(FAULTS_MIN, len(self.plan.faults))
+            if enough and self.events >= EVENTS_MIN and self.clients.operations >= OPERATIONS_MIN:
+                break
+            self._step()
+
+    def _housekeeping(self) -> None:
+        """Flushes, checkpoints and compactions at their own pace."""
+        chance = self._chance
+        node = self.nodes[chance.randint(1, self.plan.nodes)]
+        if chance.random() < 0.7:
+            node.flush()
+        if chance.random() < 0.4:
+            node.checkpoint()
+        if chance.random() < 0.1 and node.core is not None:
+            node.compact(chance.choice((0, 3, 20)))
+            if node.core is not None and not node.paused:
+                node.drain()
+        self.after(chance.randint(1, 8) * TICK, self._housekeeping)
+
+    def _liveness_phase(self) -> None:
+        self.trace("heal")
+        self.faults.heal()
+        self._until(self._has_leader, LEADER_TICKS_MAX, "a leader after everything is healed")
+        self.clients.stopped = True
+        writer = self.clients.clients[0]
+        for _ in range(3):
+            self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "the last operation of a client ends")
+            self.clients.put_now(writer)
+            self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "a write ends after healing")
+            if not writer.last_outcome.startswith("put ok"):
+                raise Violation("liveness", f"a write after everything is healed: {writer.last_outcome}")
+        self._until(self._converged, CONVERGE_TICKS_MAX, "all nodes hold the same state")
+        self.checker.check_converged(list(self.nodes.values()))
+
+    def _until(self, condition: Callable[[], bool], ticks_max: int, what: str) -> None:
+        deadline = self.now + ticks_max * TICK
+        while not condition():
+            if self.now > deadline:
+                raise Violation("liveness", f"not within {ticks_max} ticks: {what}")
+            self._step()
+
+    def _has_leader(self) -> bool:
+        states = [n.core.state for n in self.nodes.values() if n.core is not None]
+        leaders = [s for s in states if s.role is Role.LEADER]
+        return (
+            len(leaders) == 1
+            and len(states) == len(self.nodes)
+            and all(s.leader_id == leaders[0].node_id and s.term == leaders[0].term for s in states)
+        )
+
+    def _converged(self) -> bool:
+        cores = [n.core for n in self.nodes.values()]
+        if any(c is None for c in cores):
+            return False
+        last = max(c.state.log.last_index for c in cores if c is not None)
+        return all(n.state.applied_index == last for n in self.nodes.values())
