@@ -1,0 +1,250 @@
+"""The only place that names concrete adapters: puts a node together and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from appliance import __version__
+from appliance.adapters.audit.engine import DuckDbAudit
+from appliance.adapters.clock import SystemClock
+from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.ledger_store import SqliteLedgerStore
+from appliance.adapters.ledger_verify import verify_copy
+from appliance.adapters.log_store import SqliteLogStore
+from appliance.adapters.peer_network import TcpPeerNetwork
+from appliance.adapters.peer_settings import peer_settings_from
+from appliance.adapters.telemetry.logs import EcsLog, route_stdlib
+from appliance.adapters.telemetry.loop_lag import sample_loop_lag
+from appliance.adapters.telemetry.metrics import Registry
+from appliance.adapters.telemetry.tracing import GatewayTracer, make_tracer
+from appliance.admission.keys import KeyRegistry
+from appliance.admission.rate import RateLimiter
+from appliance.http.app import create_app
+from appliance.http.gateway import GatewayDeps
+from appliance.http.server import HttpServer
+from appliance.node.driver import Driver
+from appliance.node.driver_settings import DriverSettings
+from appliance.node.handover import hand_over
+from appliance.node.ports import (
+    Identity,
+    IdentityCheck,
+    IdentityStatus,
+    Log,
+    StorageError,
+    StorageFailed,
+    Tracer,
+)
+from appliance.node.sampler import Sampler
+from appliance.node.service import Service
+from appliance.tables.settings import Settings
+
+STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
+EXIT_FAILED: Final = 1
+LATENCY: Final = "scribe_request_latency_seconds"
+
+
+def run_node(settings: Settings) -> int:
+    """Run one node until SIGTERM or SIGINT; answers the exit code."""
+    registry = Registry(settings.node.id)
+    log = EcsLog(settings.logging, settings.node.id, registry)
+    route_stdlib(log)
+    log.info("node.starting", node_id=settings.node.id, version=__version__, data_dir=settings.node.data_dir)
+    try:
+        return uvloop.run(_run(settings, registry, log))
+    except (StorageError, OSError, ValueError) as error:
+        log.error("node.failed", node_id=settings.node.id, reason=str(error), error=error)
+        return EXIT_FAILED
+    finally:
+        log.close()
+
+
+async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
+    """Put the node together, run it until it is told to stop or cannot go on, and take it apart in good order."""
+    stop = asyncio.Event()
+    failures: list[str] = []
+
+    def on_fatal(reason: str) -> None:
+        failures.append(reason)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, log.reopen)
+
+    node_id = settings.node.id
+    tracer = make_tracer(
+        settings.telemetry, node_id=node_id, log=log, instruments=registry, chance=random.SystemRandom()
+    )
+    directory = DataDirectory(Path(settings.node.data_dir))
+    driver = _make_driver(settings, directory, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal)
+    service = _make_service(settings, driver, registry)
+    audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
+    server = _make_server(settings, service, audit, tracer=tracer, registry=registry, log=log)
+    await driver.start()
+    await server.start()
+    sampler = Sampler(driver, registry, settings.storage.capacity_keys, time.time())
+    lag = sample_loop_lag(registry, log, lambda: registry.mark(LATENCY))
+    tasks = [_watch(sampler.run(), "sampler", log), _watch(lag, "loop_lag", log)]
+    log.info(
+        "node.started",
+        node_id=node_id,
+        cluster_id=driver.identity.cluster_id,
+        address=driver.settings.address,
+        raft_address=driver.settings.raft_address,
+    )
+    gc.collect()
+    gc.freeze()  # what lives as long as the process is not looked at again
+    await stop.wait()
+    log.info("node.stopping", node_id=node_id, reason=failures[0] if failures else "asked to")
+    for task in tasks:
+        task.cancel()
+    await hand_over(driver)
+    await server.stop(STOP_GRACE_S)
+    await audit.close()
+    await driver.stop()
+    tracer.close()
+    directory.close()
+    log.info("node.stopped", node_id=node_id)
+    return EXIT_FAILED if failures else 0
+
+
+def _watch(work: Coroutine[Any, Any, None], name: str, log: Log) -> asyncio.Task[None]:
+    """Run a task of the node's own; its end by an error is told, it takes nothing with it."""
+
+    def tell(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("node.task_failed", task=name, error=task.exception())
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(tell)
+    return task
+
+
+def claim(directory: DataDirectory, settings: Settings, log_store: SqliteLogStore, check: IdentityCheck) -> Identity:
+    """Decide whether this data directory is this node's, and give a new one its identity.
+
+    Raises:
+        StorageFailed: it is another's, or what it promised may be forgotten; the message says what to do.
+    """
+    wanted = settings.node
+    if check.status is IdentityStatus.OK and check.identity is not None:
+        held = check.identity
+        if held.node_id != wanted.id or (wanted.cluster_id and wanted.cluster_id != held.cluster_id):
+            raise StorageFailed(
+                f"{directory.path} belongs to node {held.node_id} of cluster {held.cluster_id}, and the configuration "
+                f"names node {wanted.id} of cluster {wanted.cluster_id or held.cluster_id}. Set node.data_dir to this "
+                "node's own directory."
+            )
+        return held
+    stored = log_store.load()
+    if check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
+        raise StorageFailed(
+            f"{directory.path} was replaced: {check.reason} What this node promised to others may be forgotten, so it "
+            "takes no part with it. Put the original directory back."
+        )
+    if not wanted.cluster_id:
+        raise StorageFailed(
+            f"{directory.path} is empty and node.cluster_id is not set: only `appliance up` or `appliance init` mint "
+            "the id of a new cluster."
+        )
+    identity = Identity(wanted.cluster_id, wanted.id, secrets.randbits(63) | 1)
+    directory.write(identity)
+    return identity
+
+
+def _make_driver(
+    settings: Settings,
+    directory: DataDirectory,
+    *,
+    tracer: Tracer,
+    registry: Registry,
+    log: Log,
+    on_fatal: Callable[[str], None],
+) -> Driver:
+    check = directory.check()
+    log_store = SqliteLogStore(directory.path / RAFT_FILE)
+    identity = claim(directory, settings, log_store, check)
+    network, storage = settings.network, settings.storage
+    raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
+    own = {raft_address, f"{network.raft_host}:{network.raft_port}"}
+    return Driver(
+        settings=DriverSettings(
+            address=settings.node.address or f"{network.client_host}:{network.client_port}",
+            raft_address=raft_address,
+            seeds=tuple(dict.fromkeys(seed for seed in network.seed_peers if seed not in own)),
+            directory=directory.path,
+            version=__version__,
+            election_timeout_s=settings.consensus.election_timeout,
+            heartbeat_timeout_s=settings.consensus.heartbeat_timeout,
+            write_timeout_s=settings.performance.write_timeout,
+            flush_interval_s=storage.flush_interval,
+            batch_size=settings.performance.batch_size,
+            idempotency_keys=storage.idempotency_keys,
+            compact_log_entries=storage.compact_log_entries,
+            keep_log_entries=storage.keep_log_entries,
+        ),
+        identity=identity,
+        log_store=log_store,
+        ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
+        network=TcpPeerNetwork(peer_settings_from(settings), registry, log),
+        verify_snapshot=lambda path: verify_copy(path, identity.cluster_id),
+        clock=SystemClock(),
+        random=random.Random(secrets.randbits(64)),  # noqa: S311 - election time-outs are no secret
+        instruments=registry,
+        log=log,
+        tracer=tracer,
+        on_fatal=on_fatal,
+    )
+
+
+def _make_service(settings: Settings, driver: Driver, registry: Registry) -> Service:
+    return Service(
+        driver,
+        ledger_path=driver.settings.directory / LEDGER_FILE,
+        capacity_keys=settings.storage.capacity_keys,
+        idempotency_keys=settings.storage.idempotency_keys,
+        concurrency_max=settings.performance.max_concurrency,
+        write_timeout_s=settings.performance.write_timeout,
+        instruments=registry,
+    )
+
+
+def _make_server(
+    settings: Settings, service: Service, audit: DuckDbAudit, *, tracer: GatewayTracer, registry: Registry, log: Log
+) -> HttpServer:
+    limit = settings.security.rate_limit
+    app = create_app(
+        GatewayDeps(
+            node=service,
+            audit=audit,
+            keys=KeyRegistry.parse(Path(settings.security.api_keys_file).read_bytes()),
+            limiter=RateLimiter(
+                max_requests=limit.max_requests, window_secs=limit.window_secs, burst_size=limit.burst_size
+            ),
+            settings=settings,
+            instruments=registry,
+            tracer=tracer,
+            log=log,
+            clock=SystemClock(),
+            render_metrics=registry.render,
+            version=__version__,
+        )
+    )
+    return HttpServer(
+        app,
+        host=settings.network.client_host,
+        port=settings.network.client_port,
+        tls=settings.security.tls,
+        log=log,
+    )
