@@ -230,6 +230,8 @@ def _cut_short(exchange: Exchange) -> ApplianceError:
 
 def _short_form_refusal(method: str, raw_path: bytes) -> ApplianceError | None:
     """Why a path outside /kv/ and /history/ is no key in short form, or None when it may be one."""
+    if not raw_path.startswith(b"/"):
+        return ApplianceError("bad_request", "The target of the request is not a path.")
     if raw_path == b"/":
         return ApplianceError("not_found", "There is nothing at /; the routes are described at /openapi.json.")
     try:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -358,6 +358,15 @@ async def running(
             yield Rig(server, node, audit, log, tracer, clock, metrics, client)
     finally:
         await server.stop(5.0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, five seconds at most."""
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the condition did not come to hold")
 
 
 _numbers = itertools.count()

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from http_rig import Rig, assert_problem
+from http_rig import Rig, assert_problem, until
 
 pytestmark = pytest.mark.anyio
 
@@ -68,8 +68,7 @@ async def test_a_query_is_cancelled_when_the_client_goes_away(rig: Rig) -> None:
         assert not rig.audit.cancelled.is_set()
         writer.close()
         await rig.audit.cancelled.wait()
-        while rig.metric('scribe_ops_total{op="audit_query",status="4xx"}') == 0.0:
-            await asyncio.sleep(0.01)
+    await until(lambda: rig.metric('scribe_ops_total{op="audit_query",status="4xx"}') == 1.0)
     assert rig.log.of("http.error") == []
     rig.audit.hold = None
     assert (await rig.call("POST", "/audit/query", json={"sql": "SELECT 1"})).status_code == 200

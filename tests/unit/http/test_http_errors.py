@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_rig import Rig, assert_problem, running
+from http_rig import Rig, assert_problem, running, until
 
 from appliance.http.routes import PLAIN_ROUTES
 from appliance.tables.errors import ERRORS, ApplianceError
@@ -58,7 +58,7 @@ def test_no_row_is_forgotten() -> None:
 async def test_an_error_of_the_table_reaches_the_client_as_its_row_says(rig: Rig, code: str) -> None:
     where, method, path, body = RAISED[code]
     row = ERRORS[code]
-    setattr(rig.node if where == "node" else rig.audit, "fault", ApplianceError(code, "Do this."))
+    (rig.node if where == "node" else rig.audit).fault = ApplianceError(code, "Do this.")
     reply = await rig.call(method, path, content=body, headers={"x-request-id": "me-1"})
     document = assert_problem(reply, row.status, code)
     assert document == {
@@ -230,15 +230,13 @@ class TestBodyLimit:
         assert [reply.status for reply in await shared.bytes(refused + good, replies=2)] == [413, 200]
 
     async def test_a_client_that_goes_away_within_its_body_writes_nothing(self, rig: Rig) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
         writer.write(b"PUT /kv/a HTTP/1.1\r\nhost: x\r\nx-api-key: admin-key\r\ncontent-length: 10\r\n\r\nhalf")
         await writer.drain()
         await asyncio.sleep(0)
         writer.close()
         await writer.wait_closed()
-        async with asyncio.timeout(5):
-            while rig.metric('scribe_ops_total{op="put",status="4xx"}') == 0.0:
-                await asyncio.sleep(0.01)
+        await until(lambda: rig.metric('scribe_ops_total{op="put",status="4xx"}') == 1.0)
         assert rig.node.requests == []
         assert rig.log.of("http.error") == []
 
