@@ -1,0 +1,132 @@
+"""The whole stack: healthy, watched, and heard when nodes go away. One story, in the order of the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from stack_rig import ROOT, Stack, eventually
+
+from appliance.tables.alerts import ALERTS, RECORDS
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.xdist_group("stack")]
+NODES = ("node1:8001", "node2:8002", "node3:8003")
+
+
+def test_every_service_is_healthy(stack: Stack) -> None:
+    rows = {c.Service: c for c in stack.compose.get_containers(include_all=True)}
+
+    assert rows.pop("init").ExitCode == 0
+    assert {name: row.Health for name, row in rows.items()} == dict.fromkeys(
+        ("node1", "node2", "node3", "prometheus", "alertmanager"), "healthy"
+    )
+
+
+def test_a_write_at_one_node_is_read_at_the_others(stack: Stack, tmp_path: Path) -> None:
+    credentials = stack.credentials(tmp_path)
+    urls = credentials["APPLIANCE_URL"].split(",")
+    assert urls == [stack.node_url(number) for number in (1, 2, 3)]
+    writer, reader = credentials["APPLIANCE_API_KEY_WRITE"], credentials["APPLIANCE_API_KEY_READ"]
+
+    put = httpx.put(f"{urls[0]}/kv/stack/hello", content=b"world", headers={"X-API-Key": writer}, timeout=10)
+    assert put.status_code == 200, put.text
+    for url in urls:
+        got = httpx.get(f"{url}/kv/stack/hello", headers={"X-API-Key": reader}, timeout=10)
+        assert (got.status_code, got.content) == (200, b"world")
+    assert httpx.get(f"{urls[0]}/kv/stack/hello", timeout=10).status_code == 401
+
+
+def test_init_again_keeps_every_secret(stack: Stack, tmp_path: Path) -> None:
+    before = stack.credentials(tmp_path)
+
+    stack.compose.command("run", "--rm", "--no-deps", "-T", "init")
+
+    assert stack.credentials(tmp_path) == before
+
+
+def test_nodes_write_one_json_object_a_line_where_filebeat_reads(stack: Stack) -> None:
+    text = stack.compose.command("exec", "-T", "node1", "sh", "-c", "cat /var/log/scribe-ledger/*.log")
+
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines
+    assert all("@timestamp" in line and "log.level" in line for line in lines)
+    assert {line["service.node.name"] for line in lines if "service.node.name" in line} != set()
+
+
+def test_nodes_run_without_root_and_cannot_write_their_image(stack: Stack) -> None:
+    assert stack.compose.command("exec", "-T", "node1", "id", "-u").strip() == "10001"
+    refused = stack.compose.command(
+        "exec", "-T", "node1", "sh", "-c", "touch /opt/x 2>&1 || touch /etc/scribe-ledger/x 2>&1 || echo refused"
+    )
+    assert refused.splitlines()[-1] == "refused"
+
+
+def test_prometheus_sees_three_nodes_and_every_rule(stack: Stack) -> None:
+    eventually("three targets up", lambda: stack.targets() == dict.fromkeys(NODES, "up"), 60)
+
+    rules = [rule for group in stack.prometheus("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == {*ALERTS, *(row.name for row in RECORDS)}
+    eventually(
+        "every rule evaluated",
+        lambda: {r["health"] for g in stack.prometheus("rules")["groups"] for r in g["rules"]} == {"ok"},
+        60,
+    )
+
+
+def test_dashboard_queries_are_accepted_by_prometheus(stack: Stack) -> None:
+    dashboard = json.loads((ROOT / "grafana/dashboards/scribe-ledger.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            if "expr" in target:
+                expr = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".+")
+                answer = stack.prometheus(f"query?{httpx.QueryParams({'query': expr})}")
+                assert "result" in answer, panel["title"]
+
+
+def test_the_watchdog_reaches_alertmanager(stack: Stack) -> None:
+    (alert,) = eventually("Watchdog", lambda: stack.alerts("Watchdog"), 60)
+
+    assert alert["status"]["state"] == "active"
+
+
+def test_a_node_that_stops_raises_node_down(stack: Stack) -> None:
+    stack.compose.command("stop", "node2")
+
+    alerts = eventually("NodeDown in Alertmanager", lambda: stack.alerts("NodeDown"), 90)
+
+    assert [alert["labels"]["instance"] for alert in alerts] == ["node2:8002"]
+    assert alerts[0]["annotations"]["description"] == "node2:8002 is not responding"
+    assert alerts[0]["status"]["inhibitedBy"] == []
+    assert stack.alerts("ClusterQuorumLost") == []
+
+
+def test_it_comes_back_and_the_alert_ends(stack: Stack) -> None:
+    stack.compose.command("start", "node2")
+
+    eventually("three targets up", lambda: stack.targets() == dict.fromkeys(NODES, "up"), 90)
+    eventually("NodeDown over", lambda: not stack.alerts("NodeDown"), 90)
+
+
+def test_without_any_node_quorum_lost_fires_and_inhibits_node_down(stack: Stack) -> None:
+    stack.compose.command("stop", "node1", "node2", "node3")
+
+    (lost,) = eventually("ClusterQuorumLost in Alertmanager", lambda: stack.alerts("ClusterQuorumLost"), 90)
+    down = eventually("three NodeDown", lambda: (a := stack.alerts("NodeDown")) and len(a) == 3 and a, 90)
+
+    assert lost["status"]["state"] == "active"
+    assert "Only 0 nodes available" in lost["annotations"]["description"]
+    assert {alert["labels"]["instance"] for alert in down} == set(NODES)
+    assert {alert["status"]["state"] for alert in down} == {"suppressed"}
+    assert {tuple(alert["status"]["inhibitedBy"]) for alert in down} == {(lost["fingerprint"],)}
+
+
+def test_the_cluster_serves_again_with_what_it_held(stack: Stack, tmp_path: Path) -> None:
+    reader = stack.credentials(tmp_path)["APPLIANCE_API_KEY_READ"]
+
+    stack.compose.command("up", "--wait", "--no-build")
+
+    got = httpx.get(f"{stack.node_url(3)}/kv/stack/hello", headers={"X-API-Key": reader}, timeout=10)
+    assert (got.status_code, got.content) == (200, b"world")
+    eventually("ClusterQuorumLost over", lambda: not stack.alerts("ClusterQuorumLost"), 90)
