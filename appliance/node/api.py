@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -102,14 +102,14 @@ class AuditAnswer(Struct, frozen=True):
 
     Attributes:
         columns: names of the columns, in order.
-        rows: the rows as JSON values when the format is json, else empty.
+        rows: the rows when the format is json, each a list of JSON values or such a list encoded; else empty.
         truncated: whether a limit on rows or bytes cut the answer.
         media_type: of `body`.
-        body: the encoded answer, in the format that was asked for.
+        body: the encoded answer, in the format that was asked for; for json the whole document.
     """
 
     columns: tuple[str, ...]
-    rows: list[list[object]]
+    rows: list[Any]
     truncated: bool
     media_type: str
     body: bytes

@@ -93,9 +93,9 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("http.auth_failed", _W, "A request was refused: {reason}", ("reason", "address", "actor", "route")),
         EventRow("http.verification_failed", _E, "{key} does not match its proof", ("key", "leaf_index")),
         # Audit
-        EventRow("audit.query", _I, "{actor} ran an audit query", ("actor", "sql", "outcome", "rows", "seconds")),
-        EventRow("audit.query_failed", _W, "An audit query ended with {outcome}", ("outcome", "seconds", "detail")),
-        EventRow("audit.sealed", _I, "{segments} audit segments were sealed", ("segments", "rows", "size_bytes")),
+        EventRow("audit.query", _I, "An audit query ended with {outcome}", ("sql", "outcome", "rows", "seconds")),
+        EventRow("audit.query_failed", _W, "An audit query failed with {outcome}", ("outcome", "seconds", "detail")),
+        EventRow("audit.sealed", _I, "Audit segment {segment} is sealed", ("segment", "rows", "size_bytes")),
         EventRow("audit.segment_rebuilt", _W, "Audit segment {segment} is damaged and is rebuilt", ("segment",)),
         EventRow("audit.worker_failed", _W, "An audit worker ended with {exit_code}", ("exit_code", "detail")),
         # Configuration and telemetry
