@@ -144,8 +144,9 @@ class Gateway:
         begun_s = self._clock.monotonic_s()
         head = dict(request.headers)
         exchange = Exchange(request, head, self._request_id(head))
-        span = self._trace(exchange, route)
+        span = None
         try:
+            span = self._trace(exchange, route)
             self._gate.admit(exchange, route, begun_s)
             if route.keyed:
                 exchange.key = key_of(route, request.raw_path)

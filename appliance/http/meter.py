@@ -9,7 +9,7 @@ from appliance.http.routes import DATA_OPS, Op
 from appliance.node.ports import Instruments
 from appliance.tables.errors import ERRORS
 
-_CLASSES = {2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+_CLASSES = {2: "2xx", 4: "4xx", 5: "5xx"}  # nothing is redirected
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 

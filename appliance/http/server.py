@@ -86,7 +86,7 @@ class HttpServer:
             lifespan="on",
             interface="asgi3",
             log_config=None,  # the node configures logging
-            log_level="warning",  # what uvicorn tells at info, the node's own events tell
+            log_level="error",  # below that, it has a line for every scrap that a port scanner sends
             access_log=False,  # metrics count every request; a line for each would cost more than serving it
             proxy_headers=False,  # nobody may claim another address and with it another rate limit
             server_header=False,

@@ -16,7 +16,7 @@ JSON_INTEGER_MAX: Final = 2**53
 
 VERSION_MAX: Final = JSON_INTEGER_MAX
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # every stamp is UTC
 _encode = msgspec.json.Encoder().encode
 _STRONG_TAG = re.compile(r'"([1-9][0-9]{0,15})"')
 
@@ -33,7 +33,7 @@ def safe_integer(number: int) -> int | str:
 
 def rfc3339(timestamp_us: int) -> str:
     """Unix microseconds as RFC 3339 in UTC, always with six decimals."""
-    return (_EPOCH + timedelta(microseconds=timestamp_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=timestamp_us)).isoformat(timespec="microseconds") + "Z"
 
 
 def etag(version: int) -> bytes:

@@ -106,7 +106,12 @@ class LedgerNode:
         if head is None:
             raise ApplianceError("not_found", f"The key {key!r} was never written.")
         leaves = []
-        at: int | None = head.leaf_index if from_leaf is None else from_leaf
+        at: int | None = head.leaf_index
+        if from_leaf is not None:
+            start = self.store.leaf(from_leaf)
+            if start is None or decode_leaf(start.leaf).key != key:
+                raise ApplianceError("bad_request", "`from` is no leaf of this key.")
+            at = from_leaf
         while at is not None and len(leaves) < limit:
             leaf = self.store.leaf(at)
             assert leaf is not None

@@ -105,8 +105,8 @@ async def test_what_is_not_documented_does_not_exist(shared: Rig, document: dict
 
 
 async def test_documented_query_parameters_are_the_known_ones(shared: Rig) -> None:
-    values = {"consistency": "stale", "at_leaf": "0", "prefix": "a", "after": "a", "from": "0", "limit": "1"}
-    await shared.call("PUT", "/kv/a")
+    leaf = str((await shared.call("PUT", "/kv/a")).json()["leaf_index"])
+    values = {"consistency": "stale", "at_leaf": leaf, "prefix": "a", "after": "a", "from": leaf, "limit": "1"}
     for route in ROUTES:
         path = route.path.replace("{key}", "a")
         for name, value in values.items():
