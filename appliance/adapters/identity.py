@@ -83,7 +83,7 @@ class DataDirectory:
             identity = Identity(file.cluster_id, file.node_id, int(file.incarnation))
             if file.format != IDENTITY_FORMAT:
                 raise ValueError(f"its format is {file.format}, and this program knows {IDENTITY_FORMAT}")
-        except (ValueError, msgspec.MsgspecError) as error:
+        except ValueError as error:
             return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} cannot be understood: {error}.")
         reason = self._difference(file)
         return IdentityCheck(IdentityStatus.REPLACED if reason else IdentityStatus.OK, identity, reason)
