@@ -38,6 +38,29 @@ def test_a_write_at_one_node_is_read_at_the_others(stack: Stack, tmp_path: Path)
     assert httpx.get(f"{urls[0]}/kv/stack/hello", timeout=10).status_code == 401
 
 
+def test_audit_queries_run_within_the_containers_bounds(stack: Stack, tmp_path: Path) -> None:
+    auditor = stack.credentials(tmp_path)["APPLIANCE_API_KEY_AUDIT"]
+    question = {"sql": "SELECT actor, op FROM audit WHERE key = 'stack/hello' AND outcome = 'ok'"}
+
+    answer = httpx.post(f"{stack.node_url(2)}/audit/query", json=question, headers={"X-API-Key": auditor}, timeout=40)
+
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["rows"] == [["write", "put"]]
+
+
+def test_the_image_has_no_tools_to_build_or_install(stack: Stack) -> None:
+    found = stack.compose.command(
+        "exec",
+        "-T",
+        "node1",
+        "sh",
+        "-c",
+        "for t in gcc cc make git /opt/appliance/bin/pip; do command -v $t; done; true",
+    )
+    assert found == ""
+    assert stack.compose.command("exec", "-T", "node1", "sh", "-c", "ls -A /src /tests 2>/dev/null; true") == ""
+
+
 def test_init_again_keeps_every_secret(stack: Stack, tmp_path: Path) -> None:
     before = stack.credentials(tmp_path)
 
