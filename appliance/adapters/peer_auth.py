@@ -45,9 +45,9 @@ class Refused(Exception):
 
     def __init__(self, reason: str, detail: str = "", *, by_peer: bool = False) -> None:
         self.reason = reason if reason in REASONS or reason in QUIET_REASONS else "other"
-        self.detail = detail or REASONS.get(self.reason, "")
+        self.detail = detail
         self.by_peer = by_peer
-        super().__init__(f"{self.reason}: {self.detail}")
+        super().__init__(f"{self.reason}: {detail or REASONS.get(self.reason, '')}")
 
 
 class Transcript(Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ class DialerOwner(Protocol):
         """A connection for Raft stands, made to this address."""
         ...
 
-    def dial_failed(self, address: str, node_id: int, error: Refused | OSError) -> None:
+    def dial_failed(self, address: str, node_id: int, error: Exception) -> None:
         """It could not be made; `node_id` is 0 when nobody was met at this address yet."""
         ...
 
@@ -106,7 +106,7 @@ class Dialer:
                     if error.reason == "self":
                         return
                     self._failed(error)
-                except OSError as error:
+                except Exception as error:  # an error of who hears of the link must not end the dialing
                     self._failed(error)
             if link is not None:
                 await asyncio.wait([link.closed])
@@ -127,7 +127,7 @@ class Dialer:
         self._owner.dialed(opened, link, self.address)
         return link
 
-    def _failed(self, error: Refused | OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         if isinstance(error, Refused) and error.reason == "duplicate":
             self.node_id = error.node_id  # connected by another name of the same node: wait for that link's end
         else:

@@ -185,7 +185,7 @@ def _opened(purpose: str, nonce: bytes, token: bytes, hello: bytes) -> Opened:
         raise Refused("bad_frame", "the opening frame is malformed")
     try:
         return Opened(purpose, msgspec.msgpack.decode(hello, type=Hello), token)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("bad_frame", f"the hello cannot be decoded: {error}") from error
 
 

@@ -96,6 +96,11 @@ class Link(asyncio.Protocol):
         """Whether frames can still be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def end_reason(self) -> str:
+        """Why the link is gone, once it is."""
+        return str(self._failure) if self._failure is not None else ""
+
     def attach(self, handler: LinkHandler, frame_bytes_max: int) -> None:
         """End the handshake: from now on frames, those that waited first, go to the handler."""
         self._handler = handler

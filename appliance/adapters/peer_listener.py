@@ -89,7 +89,7 @@ class PeerListener:
             try:
                 connection, address = await loop.sock_accept(listening)
             except OSError as error:
-                self._log.error("peer.accept_failed", detail=str(error))
+                self._log.error("peer.accept_failed", reason=str(error))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             name = join_address(str(address[0]), int(address[1]))
@@ -124,7 +124,9 @@ class PeerListener:
             if self._handshaker.auth.server_context() is not None and not link.made:
                 # One that does not trust this node's certificate ends TLS without a word.
                 self._refusals.note(host, Refused("tls", "the other side ended the TLS handshake", by_peer=True))
-            self._log.debug("peer.handshake_lost", address=address, detail=str(error))
+            self._log.debug("peer.handshake_lost", address=address, reason=str(error))
+        except Exception as error:  # a bug must neither end the listening nor stay unseen
+            self._log.error("peer.accept_failed", reason=repr(error), error=error)
         finally:
             if not link.made:
                 connection.close()

@@ -88,8 +88,8 @@ class TcpPeerNetwork:
 
     Args:
         settings: where to listen, how to prove oneself, limits.
-        instruments: counts refusals, dropped messages and snapshots.
-        log: events `peer.*`.
+        instruments: counts refusals and dropped messages.
+        log: events `peer.*` and `snapshot.receive*`.
     """
 
     def __init__(self, settings: PeerSettings, instruments: Instruments, log: Log) -> None:
@@ -157,7 +157,9 @@ class TcpPeerNetwork:
             else:
                 frame = encode_frame(Kind.MESSAGE, message)
             if len(frame) > self._settings.frame_bytes_max:
-                self._log.error("peer.message_too_large", peer=message.to, size=len(frame), kind=type(message).__name__)
+                self._log.error(
+                    "peer.message_too_large", peer=message.to, size_bytes=len(frame), kind=type(message).__name__
+                )
             elif link.send(frame):
                 return
         self._dropped_counter(message.to).inc()
@@ -187,12 +189,7 @@ class TcpPeerNetwork:
             await send_snapshot(link, meta, path, self._settings.snapshot_bytes_per_s)
         except Refused as error:
             self._refusals.note(address, error)
-            self._snapshot_over("sent", node_id, meta.index, error)
             raise SnapshotError(str(error)) from error
-        except OSError as error:
-            self._snapshot_over("sent", node_id, meta.index, error)
-            raise
-        self._snapshot_over("sent", node_id, meta.index, None)
 
     def connected(self) -> dict[int, float]:
         """For each peer that this node has a connection to, seconds since something came from it on any link."""
@@ -272,7 +269,7 @@ class TcpPeerNetwork:
         self._retarget()  # a node that is no member yet, or has moved, is dialed at the address it tells
         self._connected(peer, link, _Incoming(self, opened.hello.identity.node_id), "incoming")
 
-    def dial_failed(self, address: str, node_id: int, error: Refused | OSError) -> None:
+    def dial_failed(self, address: str, node_id: int, error: Exception) -> None:
         """Note a failed attempt; once for each."""
         if isinstance(error, Refused):
             self._refusals.note(address, error)
@@ -291,9 +288,7 @@ class TcpPeerNetwork:
 
     def violated(self, node_id: int, error: ProtocolError) -> None:
         """Count and log a link that is cut for what came over it."""
-        refused = Refused(error.reason, error.detail)
-        refused.node_id = node_id
-        self._refusals.note(f"node {node_id}", refused)
+        self._refusals.note_violation(node_id, error.reason, error.detail)
 
     def lost(self, node_id: int, link: Link) -> None:
         """Forget a link that is gone."""
@@ -308,7 +303,7 @@ class TcpPeerNetwork:
         elif peer.outgoing is link:
             peer.outgoing = None
             if not self._closing:
-                self._log.warning("peer.disconnected", peer=node_id)
+                self._log.warning("peer.lost", peer=node_id, address=peer.address, reason=link.end_reason)
                 self._events.on_unreachable(node_id)
         if peer.incoming is None and peer.outgoing is None and node_id not in self._members:
             self._peers.pop(node_id, None)
@@ -392,19 +387,11 @@ class TcpPeerNetwork:
         except Refused as error:
             error.node_id = node_id
             self._refusals.note(opened.hello.raft_address, error)
-            self._snapshot_over("received", node_id, 0, error)
+            self._log.warning("snapshot.receive_failed", peer=node_id, reason=str(error))
         except OSError as error:
-            self._snapshot_over("received", node_id, 0, error)
+            self._log.warning("snapshot.receive_failed", peer=node_id, reason=str(error))
         else:
-            self._snapshot_over("received", node_id, meta.index, None)
-
-    def _snapshot_over(self, direction: str, node_id: int, index: int, error: Exception | None) -> None:
-        outcome = "ok" if error is None else "failed"
-        self._instruments.counter("scribe_raft_snapshots_total", direction=direction, outcome=outcome).inc()
-        if error is None:
-            self._log.info("peer.snapshot", peer=node_id, direction=direction, index=index)
-        else:
-            self._log.warning("peer.snapshot_failed", peer=node_id, direction=direction, index=index, detail=str(error))
+            self._log.info("snapshot.received", peer=node_id, index=meta.index)
 
     def _dropped_counter(self, node_id: int) -> Counter:
         if node_id not in self._dropped:

@@ -221,7 +221,7 @@ def decode_payload(kind: int, payload: memoryview) -> Payload:
         raise ProtocolError("bad_frame", f"there is no frame of kind {kind}")
     try:
         value = decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("bad_frame", f"a frame of kind {Kind(kind).name} cannot be decoded: {error}") from error
     message = value.message if kind == Kind.TRACED else value
     if isinstance(message, AppendRequest):

@@ -17,7 +17,7 @@ class Refusals:
 
     Args:
         instruments: for `scribe_peer_refused_total`.
-        log: for `peer.refused` and `peer.unreachable`.
+        log: for `peer.refused`, `peer.unreachable` and `peer.bad_message`.
         now_s: monotonic seconds.
     """
 
@@ -37,17 +37,22 @@ class Refusals:
                 "peer.refused",
                 address=address,
                 reason=error.reason,
-                detail=error.detail,
+                detail=f"{error.detail} ({REASONS[error.reason]})" if error.detail else REASONS[error.reason],
                 by_peer=error.by_peer,
                 peer=error.node_id,
-                advice=REASONS[error.reason],
             )
 
-    def note_unreachable(self, address: str, node_id: int, error: OSError) -> None:
+    def note_violation(self, node_id: int, reason: str, detail: str) -> None:
+        """Count and log what a connected peer sent and may not send."""
+        self._counters[reason].inc()
+        if self._is_news(f"node {node_id}", reason):
+            self._log.warning("peer.bad_message", peer=node_id, reason=reason, detail=detail)
+
+    def note_unreachable(self, address: str, node_id: int, error: Exception) -> None:
         """Log that nobody could be reached at an address."""
         if self._is_news(address, "unreachable"):
-            detail = str(error) or type(error).__name__
-            self._log.warning("peer.unreachable", address=address, peer=node_id, detail=detail)
+            reason = f"{type(error).__name__}: {error}"
+            self._log.warning("peer.unreachable", address=address, peer=node_id, reason=reason)
 
     def reached(self, address: str) -> None:
         """A connection to this address stands: what ends it is news again."""

@@ -119,7 +119,7 @@ class ServedWrites:
             failure = Failure(value.number, error.code, error.detail, error.retry_after_s)
             frame = encode_frame(Kind.FAILURE, failure)
         except Exception as error:  # the write may have been proposed, so it must not be called failed
-            self._log.error("peer.write_failed", request_id=value.request.request_id, error=repr(error))
+            self._log.error("peer.write_failed", request_id=value.request.request_id, error=error)
             failure = Failure(value.number, "outcome_unknown", "the leader failed while it carried out the write")
             frame = encode_frame(Kind.FAILURE, failure)
         link.send(frame, always=True)

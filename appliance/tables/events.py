@@ -75,6 +75,10 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "size_bytes")),
         EventRow("snapshot.sent", _I, "Node {peer} has the snapshot", ("peer", "index", "size_bytes", "seconds")),
         EventRow("snapshot.send_failed", _W, "The snapshot did not reach node {peer}", ("peer", "index", "reason")),
+        EventRow("snapshot.received", _I, "Node {peer} has sent a snapshot at {index}", ("peer", "index")),
+        EventRow(
+            "snapshot.receive_failed", _W, "A snapshot of node {peer} did not arrive: {reason}", ("peer", "reason")
+        ),
         EventRow("snapshot.installed", _I, "A snapshot is installed at index {index}", ("index", "size_bytes")),
         EventRow("snapshot.install_failed", _E, "A snapshot cannot be installed", ("index", "reason")),
         # Peers
@@ -82,9 +86,19 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("peer.connected", _I, "Node {peer} is connected", ("peer", "address", "version", "direction")),
         EventRow("peer.lost", _W, "Node {peer} is lost: {reason}", ("peer", "address", "reason")),
         EventRow("peer.unreachable", _W, "{address} cannot be reached: {reason}", ("peer", "address", "reason")),
-        EventRow("peer.refused", _W, "A peer was refused: {reason}", ("peer", "address", "reason")),
+        EventRow(
+            "peer.refused", _W, "A peer was refused: {reason}", ("peer", "address", "reason", "detail", "by_peer")
+        ),
         EventRow("peer.message_dropped", _D, "A message to node {peer} was dropped", ("peer", "reason", "kind")),
-        EventRow("peer.bad_message", _W, "Node {peer} sent what cannot be read: {reason}", ("peer", "reason")),
+        EventRow(
+            "peer.bad_message", _W, "Node {peer} sent what cannot be read: {reason}", ("peer", "reason", "detail")
+        ),
+        EventRow(
+            "peer.message_too_large", _E, "A {kind} for node {peer} fits no frame", ("peer", "kind", "size_bytes")
+        ),
+        EventRow("peer.handshake_lost", _D, "{address} left during the handshake", ("address", "reason")),
+        EventRow("peer.accept_failed", _E, "A connection of a peer could not be accepted: {reason}", ("reason",)),
+        EventRow("peer.write_failed", _E, "A forwarded write failed by an error of this program"),
         # HTTP
         EventRow("http.started", _I, "HTTP answers on {address}", ("address", "tls")),
         EventRow("http.stopped", _I, "HTTP has stopped", ("address",)),

@@ -19,6 +19,7 @@ from appliance.adapters.pki import NODE_DAYS, make_ca, make_node_certificate
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
 from appliance.node.ports import Hello, Identity
 from appliance.raft.messages import AnyMessage, Configuration, Heartbeat, SnapshotMeta
+from appliance.tables.events import COMMON_FIELDS, EVENTS
 
 CLUSTER = "c" * 32
 DEADLINE_S = 10.0
@@ -81,12 +82,15 @@ class Metrics:
 
 
 class Lines:
-    """Keeps log lines."""
+    """Keeps log lines, and holds them to the table."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, dict[str, object]]] = []
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
+        row = EVENTS[event]
+        assert row.level == level, event
+        assert fields.keys() <= {*row.fields, *COMMON_FIELDS}, event
         self.lines.append((level, event, fields))
 
     def debug(self, event: str, **fields: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -289,6 +290,15 @@ async def test_a_link_that_falls_silent_counts_as_lost(nodes: World) -> None:
     proxy.flowing.clear()
     await until(link.closed.done)
     assert two.unreachable[1] >= 1
+
+
+async def test_a_stall_of_this_process_cuts_no_link(nodes: World) -> None:
+    one, two = await nodes.pair(ping_interval_s=0.05, idle_timeout_s=0.2)
+    links = [one.network.outgoing(2), two.network.outgoing(1)]
+    time.sleep(0.4)  # noqa: ASYNC251 - the stall is what is tested
+    two.network.send(heartbeat(2, 1))
+    await until(lambda: one.received)
+    assert [one.network.outgoing(2), two.network.outgoing(1)] == links
 
 
 async def test_what_waits_on_a_link_is_bounded(nodes: World) -> None:

@@ -133,6 +133,7 @@ BAD_PAYLOADS = {
     "wrong type": (Kind.RESUME, msgspec.msgpack.encode(["12"]), "bad_frame"),
     "bytes that are not UTF-8": (Kind.REFUSE, b"\x92\xa1\xff\xa1a", "bad_frame"),
     "pickle": (Kind.MESSAGE, pickle.dumps({"type": "vote"}), "bad_frame"),
+    "nested without end": (Kind.PING, b"\x91" * 200_000, "bad_frame"),
     "empty": (Kind.MESSAGE, b"", "bad_frame"),
     "damaged entry": (Kind.MESSAGE, damaged(b"\x00\xff" * 39 + b"\x00\xfe"), "damaged_entry"),
     "damaged entry with traces": (
