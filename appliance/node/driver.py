@@ -297,11 +297,14 @@ class Driver:
     # -- proposals
 
     def can_propose(self) -> bool:
-        """Whether this node leads and knows the last stamp in its log (its term's no-op is applied)."""
+        """Whether this node leads, is not handing over, and knows the last stamp in its log (its term's no-op is
+        applied).
+        """
         core = self.core
         return (
             core is not None
             and core.state.role is Role.LEADER
+            and core.state.transfer_target == NOBODY
             and self.applier.applied_index >= core.state.term_start_index
         )
 

@@ -83,7 +83,7 @@ class Service:
                     left_s = deadline_s - self._driver.clock.monotonic_s()
                     return await self._driver.network.forward_write(self._leader_id(), request, left_s)
                 except NotLeader:
-                    continue
+                    await asyncio.sleep(self._driver.settings.tick_s)
                 except ApplianceError as error:
                     if error.code != "no_leader" or self._driver.clock.monotonic_s() >= deadline_s:
                         raise

@@ -25,7 +25,8 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
     elif core.state.leader_id == NOBODY:
         reasons.append("no leader is known")
     elif core.state.role is Role.LEADER and not driver.can_propose():
-        reasons.append("the new leader has not committed in its term yet")
+        handing_over = core.state.transfer_target != NOBODY
+        reasons.append("handing over" if handing_over else "the new leader has not committed in its term yet")
     return tuple(reasons)
 
 

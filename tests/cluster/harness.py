@@ -1,0 +1,179 @@
+"""Real node processes on loopback, in a directory of their own, with the configuration that `up --local` writes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from appliance.cli.init import LocalCluster, initialise_local
+
+START_S = 30.0
+STEP_S = 0.05
+NODES = 3
+PROGRAM = (str(Path(sys.executable).with_name("scribe-node")),)
+T = TypeVar("T")
+
+
+def await_value(read: Callable[[], T | None], what: str, timeout_s: float = START_S) -> T:
+    """Wait until `read` answers something other than None or False."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = read()
+        if value is not None and value is not False:
+            return value
+        assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s in vain for {what}"
+        time.sleep(STEP_S)
+
+
+def free_base_port() -> int:
+    """A port such that it and the next two are free, and those a thousand above."""
+    for _ in range(200):
+        base = random.randrange(20_000, 50_000)
+        ports = [p for n in range(NODES) for p in (base + n, base + n + 1000)]
+        if all(map(is_free, ports)):
+            return base
+    raise AssertionError("no free ports")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Cluster:
+    """Three nodes.
+
+    Args:
+        directory: state directory.
+        environment: settings as `SCRIBE_...` variables, for all nodes.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.files: LocalCluster = initialise_local(directory / ".scribe", base_port=free_base_port())
+        self.environment = dict(environment or {})
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        lines = self.files.credentials.read_text().splitlines()
+        self.credentials = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        self.key = self.credentials["APPLIANCE_API_KEY"]
+        self.client = httpx.Client(headers={"X-API-Key": self.key}, timeout=15.0)
+
+    def url(self, node: int, path: str = "") -> str:
+        return self.files.urls[node - 1] + path
+
+    def start(self, *nodes: int) -> None:
+        for node in nodes or range(1, NODES + 1):
+            assert node not in self.processes
+            self.processes[node] = subprocess.Popen(
+                [*PROGRAM, "--config", str(self.files.configs[node - 1])],
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=(self.files.directory / f"node{node}.out").open("ab"),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def output(self, node: int) -> str:
+        return (self.files.directory / f"node{node}.out").read_text()[-3000:]
+
+    def kill(self, node: int, number: signal.Signals = signal.SIGKILL) -> int:
+        """Signal a node and wait for its end; answers its exit code."""
+        process = self.processes.pop(node)
+        process.send_signal(number)
+        return process.wait(timeout=START_S)
+
+    def stop(self, *nodes: int) -> None:
+        """SIGTERM; every node must end with 0."""
+        for node in nodes or tuple(self.processes):
+            code = self.kill(node, signal.SIGTERM)
+            assert code == 0, f"node {node} ended with {code}:\n{self.output(node)}"
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        self.client.close()
+
+    # -- what nodes say
+
+    def get(self, node: int, path: str, **options: Any) -> httpx.Response:
+        return self.client.get(self.url(node, path), **options)
+
+    def put(self, node: int, key: str, value: bytes, **options: Any) -> httpx.Response:
+        return self.client.put(self.url(node, f"/kv/{key}"), content=value, **options)
+
+    def health(self, node: int) -> dict[str, Any] | None:
+        try:
+            response = self.get(node, "/health", timeout=2.0)
+        except httpx.TransportError:
+            return None
+        return response.json() if response.status_code == 200 else None
+
+    def is_running(self, node: int) -> bool:
+        process = self.processes.get(node)
+        return process is not None and process.poll() is None
+
+    def wait_healthy(self, *nodes: int, timeout_s: float = START_S) -> None:
+        for node in nodes or tuple(self.processes):
+            assert self.is_running(node), f"node {node} has ended:\n{self.output(node)}"
+            await_value(lambda node=node: self.health(node), f"node {node} to be healthy", timeout_s)
+
+    def leader(self, timeout_s: float = START_S) -> int:
+        """The node that leads and is healthy."""
+
+        def find() -> int | None:
+            for node in self.processes:
+                health = self.health(node)
+                if health is not None and health["role"] == "leader":
+                    return node
+            return None
+
+        return await_value(find, "a leader", timeout_s)
+
+    def followers(self) -> list[int]:
+        leader = self.leader()
+        return [n for n in self.processes if n != leader]
+
+    def figures(self, node: int) -> dict[str, Any]:
+        response = self.get(node, "/metrics")
+        assert response.status_code == 200
+        return response.json()
+
+    def agree(self, timeout_s: float = START_S) -> dict[str, Any]:
+        """Wait until all running nodes have applied the same and say the same; answers the Merkle part of it."""
+
+        def find() -> dict[str, Any] | None:
+            seen = [self.figures(n) for n in self.processes]
+            same = all(
+                (s["raft"]["applied_index"], s["merkle"]) == (seen[0]["raft"]["applied_index"], seen[0]["merkle"])
+                for s in seen
+            )
+            return seen[0]["merkle"] if same else None
+
+        return await_value(find, "all nodes to hold the same tree", timeout_s)
+
+
+@contextmanager
+def running_cluster(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    cluster = Cluster(directory, environment)
+    try:
+        cluster.start()
+        cluster.wait_healthy()
+        yield cluster
+    finally:
+        cluster.close()
