@@ -26,7 +26,7 @@ from appliance.tables.settings import Settings
 __all__ = ["ConfigError", "load_settings", "render_reference"]
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """The configuration cannot be used. `problems` has one line each; the message has them all."""
 
     def __init__(self, problems: Sequence[str]) -> None:

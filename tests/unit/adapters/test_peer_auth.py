@@ -83,7 +83,7 @@ def test_addresses(text: str, parts: tuple[str, int]) -> None:
     "text", ["", "node1", "node1:", ":1", "a:0", "a:65536", "::1:9001", "a b:1", "a:1 ", "a:+1", "a:²"]
 )
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match="host:port|port from|brackets"):
+    with pytest.raises(ValueError, match=r"host:port|port from|brackets"):
         split_address(text)
 
 
