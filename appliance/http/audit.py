@@ -9,10 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from appliance.http.exchange import ClientGoneError, Exchange, GatewayResponse
-from appliance.http.limits import AUDIT_BYTES_MAX, JSON_ROWS_INLINE_MAX
+from appliance.http.limits import AUDIT_BYTES_MAX
 from appliance.http.ports import AuditEngine
 from appliance.http.query import parse_query
-from appliance.http.wire import json_response
 from appliance.node.api import AuditAnswer
 from appliance.tables.errors import ApplianceError
 
@@ -44,11 +43,6 @@ class AuditRoutes:
         asked = self._asked(await exchange.read_body(AUDIT_BYTES_MAX, "bytes of an audit query"))
         limit = self._rows_max if asked.limit is None else asked.limit
         answer = await self._while_client_waits(exchange, asked, limit)
-        if asked.format == "json":
-            content = {"columns": answer.columns, "rows": answer.rows, "truncated": answer.truncated}
-            if len(answer.rows) <= JSON_ROWS_INLINE_MAX:
-                return json_response(content)
-            return await asyncio.to_thread(json_response, content)
         headers = [
             (b"content-type", answer.media_type.encode()),
             (b"scribe-truncated", b"true" if answer.truncated else b"false"),

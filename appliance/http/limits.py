@@ -36,6 +36,3 @@ REQUEST_ID_BYTES_MAX: Final = 128
 
 LATENCY_SAMPLES: Final = 4096
 """Requests that the percentiles of GET /metrics look back on."""
-
-JSON_ROWS_INLINE_MAX: Final = 200
-"""Rows of an audit answer that are encoded on the event loop; more are encoded on a worker thread."""

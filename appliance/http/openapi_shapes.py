@@ -137,7 +137,7 @@ ANSWERS: Final[dict[str, _Json]] = {
         },
         "headers": {
             "Scribe-Truncated": {
-                "description": "In formats other than json: whether the limit cut rows off",
+                "description": "Whether a limit cut rows off; in every format",
                 "schema": {"type": "string", "enum": ["true", "false"]},
             }
         },

@@ -20,7 +20,7 @@ EXAMPLES = settings(
 )
 
 
-class Threadless:
+class Stepped:
     """A client port on an event loop that hypothesis, which knows no coroutines, steps by hand."""
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class Threadless:
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[Threadless]:
-    port = Threadless()
-    yield port
-    port.close()
+def stepped() -> Iterator[Stepped]:
+    stepped = Stepped()
+    yield stepped
+    stepped.close()
 
 
 DOCUMENTED = {
@@ -109,14 +109,14 @@ def _encode(value: Any) -> bytes:
 
 @EXAMPLES
 @given(body=st.binary(max_size=200) | BATCH.map(_encode))
-def test_any_body_of_a_batch(port: Threadless, body: bytes) -> None:
-    _hold(port.raw(b"POST", b"/batch", (), body), "POST", "/batch")
+def test_any_body_of_a_batch(stepped: Stepped, body: bytes) -> None:
+    _hold(stepped.raw(b"POST", b"/batch", (), body), "POST", "/batch")
 
 
 @EXAMPLES
 @given(body=st.binary(max_size=200) | (QUERY | JSON).map(_encode))
-def test_any_body_of_an_audit_query(port: Threadless, body: bytes) -> None:
-    _hold(port.raw(b"POST", b"/audit/query", (), body), "POST", "/audit/query")
+def test_any_body_of_an_audit_query(stepped: Stepped, body: bytes) -> None:
+    _hold(stepped.raw(b"POST", b"/audit/query", (), body), "POST", "/audit/query")
 
 
 @EXAMPLES
@@ -133,14 +133,14 @@ def test_any_body_of_an_audit_query(port: Threadless, body: bytes) -> None:
         max_size=4,
     ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs)),
 )
-def test_any_query(port: Threadless, path: str, query: str) -> None:
-    _hold(port.raw(b"GET", f"{path}?{query}".replace("{key}", "a").encode()), "GET", path)
+def test_any_query(stepped: Stepped, path: str, query: str) -> None:
+    _hold(stepped.raw(b"GET", f"{path}?{query}".replace("{key}", "a").encode()), "GET", path)
 
 
 @EXAMPLES
 @given(method=st.sampled_from([b"GET", b"PUT", b"DELETE", b"POST", b"PATCH", b"OPTIONS"]), target=TARGET)
-def test_any_path(port: Threadless, method: bytes, target: str) -> None:
-    _hold(port.raw(method, b"/" + target.encode()))
+def test_any_path(stepped: Stepped, method: bytes, target: str) -> None:
+    _hold(stepped.raw(method, b"/" + target.encode()))
 
 
 @EXAMPLES
@@ -151,10 +151,10 @@ def test_any_path(port: Threadless, method: bytes, target: str) -> None:
         max_size=4,
     ),
 )
-def test_any_header(port: Threadless, method: bytes, headers: list[tuple[str, bytes]]) -> None:
+def test_any_header(stepped: Stepped, method: bytes, headers: list[tuple[str, bytes]]) -> None:
     lines = tuple(
         name.encode() + b": " + value
         for name, value in headers
         if not any(byte < 0x20 or byte == 0x7F for byte in value)
     )
-    _hold(port.raw(method, b"/kv/fuzz", lines), method.decode(), "/kv/{key}")
+    _hold(stepped.raw(method, b"/kv/fuzz", lines), method.decode(), "/kv/{key}")

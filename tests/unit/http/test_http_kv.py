@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from http_rig import NOW_US, Rig, assert_problem, fresh_key, running
+from http_rig import Rig, assert_problem, fresh_key, running
+from http_stubs import NOW_US
 
 from appliance.http.wire import rfc3339
 from appliance.ledger.encoding import value_hash
+from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
 
@@ -101,8 +103,6 @@ async def test_history_is_newest_first_paged_and_holds_the_deletes(rig: Rig) -> 
 
 
 async def test_stale_reads_do_not_ask_the_quorum(rig: Rig) -> None:
-    from appliance.tables.errors import ApplianceError
-
     await rig.call("PUT", "/kv/a", content=b"1")
     rig.node.fault = ApplianceError("no_quorum", "Two of three nodes are gone.")
     for path in ("/kv/a", "/kv", "/history/a"):

@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from http_rig import LogLines, Rig, assert_problem, read_reply, running, until
+from http_rig import Rig, assert_problem, read_reply, running, until
+from http_stubs import LogLines
 
 from appliance.http.server import HttpServer
 from appliance.tables.settings import TlsSettings
