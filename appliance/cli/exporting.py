@@ -14,7 +14,8 @@ import msgspec
 
 from appliance.cli.client import AsyncClient
 from appliance.cli.exits import CliError, Exit
-from appliance.cli.kv import value_fields
+from appliance.cli.failover import Answer
+from appliance.cli.kv import value_fields, version_of
 from appliance.cli.output import emit, size_text
 from appliance.cli.paths import key_path
 from appliance.cli.progress import Progress
@@ -58,8 +59,8 @@ async def _export(session: Session, sink: BinaryIO, prefix: str, concurrency: in
     with Progress("exporting", None) as progress:
         async with session.async_client(timeout_s=DEADLINE_S) as client:
             try:
-                async for key in _keys(client, prefix):
-                    waiting.append(asyncio.create_task(_record(client, key)))
+                async for key, version in _keys(client, prefix):
+                    waiting.append(asyncio.create_task(_record(client, key, version)))
                     if len(waiting) >= concurrency:
                         records += _write(sink, await waiting.popleft())
                         progress.update(done=records, records=records)
@@ -73,7 +74,8 @@ async def _export(session: Session, sink: BinaryIO, prefix: str, concurrency: in
     return records
 
 
-async def _keys(client: AsyncClient, prefix: str) -> AsyncIterator[str]:
+async def _keys(client: AsyncClient, prefix: str) -> AsyncIterator[tuple[str, int]]:
+    """Keys and their versions, by linearizable pages."""
     after: str | None = ""
     while after is not None:
         params: dict[str, str | int] = {"limit": PAGE_ITEMS}
@@ -83,18 +85,32 @@ async def _keys(client: AsyncClient, prefix: str) -> AsyncIterator[str]:
             params["after"] = after
         page: dict[str, Any] = (await client.request("GET", "/kv", params=params)).json()
         for item in page["items"]:
-            yield item["key"]
+            yield item["key"], int(item["version"])
         after = page["next"]
 
 
-async def _record(client: AsyncClient, key: str) -> bytes | None:
-    """One line, or None when the key was deleted since it was listed."""
+async def _record(client: AsyncClient, key: str, version: int) -> bytes | None:
+    """One line, or None when the key was deleted since it was listed.
+
+    Whatever the asked node has is good enough when it is no older than the list; else a majority is asked.
+    """
+    path = key_path("/kv", key)
     try:
-        answer = await client.request("GET", key_path("/kv", key))
+        answer = await client.request("GET", path, params={"consistency": "stale"})
+        if version_of(answer) >= version:
+            return _line(key, answer)
     except CliError as error:
-        if error.exit_code is Exit.NOT_FOUND:
-            return None
-        raise
+        if error.exit_code is not Exit.NOT_FOUND:
+            raise
+    try:
+        return _line(key, await client.request("GET", path))
+    except CliError as error:
+        if error.exit_code is not Exit.NOT_FOUND:
+            raise
+        return None
+
+
+def _line(key: str, answer: Answer) -> bytes:
     return msgspec.json.encode({"key": key, **value_fields(answer.body)}) + b"\n"
 
 

@@ -58,13 +58,13 @@ def get(
         answer = client.request("GET", key_path("/kv", key), params=params)
     if file is not None:
         file.write_bytes(answer.body)
-        say(f"{file}: {size_text(len(answer.body))}, version {_version(answer)}")
+        say(f"{file}: {size_text(len(answer.body))}, version {version_of(answer)}")
     elif session.as_json:
         leaf = answer.headers.get("scribe-leaf-index")
         emit_json(
             Value(
                 key=key,
-                version=_version(answer),
+                version=version_of(answer),
                 leaf_index=None if leaf is None else int(leaf),
                 size=len(answer.body),
                 **value_fields(answer.body),
@@ -238,7 +238,7 @@ def export(
 ) -> None:
     """Write current keys and values as NDJSON, in key order, such that `kv import` writes the same bytes.
 
-    Each value is as it was when it was read; writes that go on meanwhile may be in it or not.
+    Each value is at least as new as the start of the export; writes that go on meanwhile may be in it or not.
     """
     from appliance.cli.exporting import run_export
 
@@ -288,7 +288,8 @@ def _size(row: VersionRow) -> str | None:
     return None if row.size is None else size_text(row.size)
 
 
-def _version(answer: Answer) -> int:
+def version_of(answer: Answer) -> int:
+    """The version that a value's entity tag names."""
     return int(answer.headers.get("etag", '"0"').strip('"'))
 
 

@@ -16,7 +16,7 @@ from appliance.cli.shapes import LogLine
 
 TAIL_BYTES_MAX: Final = 4 * 1024 * 1024
 FOLLOW_POLL_S: Final = 0.25
-_LEFT_OUT: Final = frozenset({"@timestamp", "log.level", "message", "ecs.version"})
+_SHOWN_APART: Final = ("@timestamp", "log.level", "message", "ecs.version", "service.", "event.dataset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def show(line: LogLine, *, as_json: bool) -> None:
     if record is None:
         print(f"{line.node} | {line.text}", flush=True)
         return
-    fields = " ".join(f"{name}={value}" for name, value in _flat(record) if name not in _LEFT_OUT)
+    told = [(name, value) for name, value in _flat(record) if not name.startswith(_SHOWN_APART)]
+    fields = " ".join(f"{name.removeprefix('scribe.')}={value}" for name, value in told)
     level = dict(_flat(record)).get("log.level", "")
     head = f"{record.get('@timestamp', '')} {str(level).upper():7} {record.get('message', '')}"
     print(f"{line.node} | {head} {fields}".rstrip(), flush=True)

@@ -51,3 +51,7 @@ def run() -> None:
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(main)
     app(prog_name="scribe-node")
+
+
+if __name__ == "__main__":
+    run()

@@ -19,6 +19,7 @@ from msgspec import Struct
 _PROC: Final = Path("/proc")
 _START_TIME_FIELD: Final = 22  # proc(5): in clock ticks after boot
 POLL_S: Final = 0.05
+IDENTIFY_S_MAX: Final = 1.0
 
 
 class ProcessId(Struct, frozen=True):
@@ -41,6 +42,17 @@ def identify(pid: int, marker: str) -> ProcessId | None:
     if birth is None or marker not in _command_line(pid):
         return None
     return ProcessId(pid, birth, marker)
+
+
+def identify_started(popen: subprocess.Popen[bytes], marker: str) -> ProcessId:
+    """Name a child just started. The kernel lets Popen go on before the new command line can be read, so this waits."""
+    until_s = time.monotonic() + IDENTIFY_S_MAX
+    while popen.poll() is None and time.monotonic() < until_s:
+        found = identify(popen.pid, marker)
+        if found is not None:
+            return found
+        time.sleep(0.001)
+    return ProcessId(popen.pid, "", marker)  # it has ended already; a name that nobody answers to
 
 
 def is_alive(process: ProcessId) -> bool:

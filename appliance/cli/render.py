@@ -15,6 +15,7 @@ from appliance.adapters.config import render_reference
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.init_files import OPEN_FILE, write_file
 from appliance.cli.output import say
+from appliance.cli.reference import render_cli
 from appliance.tables.alerts import ALERTS, JOB, RECORDS, AlertRow, RecordRow
 
 MADE_BY: Final = "Made by `appliance render` from appliance/tables/alerts.py; change that and render again."
@@ -115,6 +116,7 @@ def outputs(root: Path) -> Mapping[str, Callable[[], str]]:
         "prometheus/prometheus.yml": render_prometheus,
         "prometheus/rules/scribe-ledger.yml": render_rules,
         ALERTS_PAGE: render_alerts_page,
+        "docs/CLI.md": render_cli,
         "docs/CONFIGURATION.md": render_reference,
     }
     if importlib.util.find_spec("grafana_foundation_sdk") is not None:

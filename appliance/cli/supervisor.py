@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Final
 
 from appliance.cli.output import now_text
-from appliance.cli.processes import ProcessId, identify, is_alive, send_signal, wait_gone
+from appliance.cli.processes import ProcessId, identify, identify_started, is_alive, send_signal, wait_gone
 from appliance.cli.supervisor_files import (
     STATE_FILE,
     ChildPlan,
@@ -163,16 +163,13 @@ class Supervisor:
         child.restarts += 1 if child.starts else 0
         child.starts += 1
         child.started_s = now_s
-        found = identify(child.popen.pid, child.plan.marker)
-        # One that ended at once has no birth any more; Popen still knows it
-        child.process = found or ProcessId(child.popen.pid, "", child.plan.marker)
+        child.process = identify_started(child.popen, child.plan.marker)
         child.enter("running")
         log(f"{child.plan.name}: started as pid {child.popen.pid}")
 
     def _signal_all(self, number: signal.Signals) -> None:
         for child in self._children:
-            if child.process is not None:
-                send_signal(child.process, number)
+            _signal(child, number)
 
     def _stop_all(self) -> None:
         log("stopping")
@@ -182,9 +179,9 @@ class Supervisor:
             time.sleep(POLL_S)
         for child in self._children:
             late = _running(child)
-            if late and child.process is not None:
-                log(f"{child.plan.name}: still there after {self._plan.grace_s:.0f} s, killing pid {child.process.pid}")
-                send_signal(child.process, signal.SIGKILL)
+            if late:
+                log(f"{child.plan.name}: still there after {self._plan.grace_s:.0f} s, killing it")
+                _signal(child, signal.SIGKILL)
             if child.popen is not None:
                 child.last_exit = child.popen.wait()
             child.process = None
@@ -217,6 +214,14 @@ def end(process: ProcessId, grace_s: float) -> bool:
 def log(text: str) -> None:
     """Write a line of the supervisor's log."""
     print(f"{now_text()} {text}", flush=True)
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    """Signal a child; one of our own keeps its number until it is waited for, an adopted one has to be looked at."""
+    if child.popen is not None:
+        child.popen.send_signal(number)
+    elif child.process is not None:
+        send_signal(child.process, number)
 
 
 def _running(child: Child) -> bool:
