@@ -20,7 +20,7 @@ THREADS: Final = 2
 SPILL_FACTOR: Final = 2  # bytes on disk that a query may spill, for each byte of memory
 
 _READING_NODES: Final = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-_HIDING_FUNCTIONS: Final = {"query"}  # takes SQL as text, which the search of the tree cannot see
+_HIDING_FUNCTIONS: Final = {"query", "query_table"}  # take SQL and names as text, which no search of the tree sees
 _EXPLAIN: Final = re.compile(r"\s*explain\s+(?:analyze\s+)?(?:\([^()]*\)\s*)?(.*)", re.IGNORECASE | re.DOTALL)
 _ALLOWED: Final = "Send one SELECT (WITH, FROM, VALUES, DESCRIBE, SUMMARIZE, SHOW and EXPLAIN of one do too)"
 

@@ -11,7 +11,9 @@ import apsw
 import duckdb
 import pyarrow as pa
 
-_NAMES_CURRENT: Final = re.compile(r"\bcurrent\b", re.IGNORECASE)
+_NAMES_CURRENT: Final = re.compile(  # itself, or what lists tables
+    r"\b(?:current|show|information_schema|sqlite_master|duckdb_\w+|pg_\w+)\b", re.IGNORECASE
+)
 _BATCH_ROWS_MAX: Final = 2048
 _BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -31,7 +33,7 @@ _CURRENT_SCHEMA: Final = pa.schema(
 
 
 def names_current(sql: str) -> bool:
-    """Whether the SQL may read `current`. A word in a comment or a string counts too, and costs time only."""
+    """Whether the SQL may read or list `current`. A word in a comment or a string counts too, and costs time only."""
     return _NAMES_CURRENT.search(sql) is not None
 
 

@@ -96,7 +96,7 @@ def _run(task: Task, channel: Channel) -> tuple[Answer, SegmentStore]:
         result = db.sql(task.sql, params=task.params)
         if result is None:
             raise ApplianceError("bad_query", "The statement has no result.")
-        reader = result.limit(task.limit + 1).to_arrow_reader(BATCH_ROWS)
+        reader = result.to_arrow_reader(BATCH_ROWS)  # streams: rows beyond the limit are never made
         return encode_answer(reader, task.format, task.limit, task.answer_bytes_max), store
     except (duckdb.Error, MemoryError) as error:
         raise query_error(error) from error
