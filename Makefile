@@ -1,9 +1,18 @@
-# Everything runs from .venv; `make install` is the only thing the other targets need.
+# Everything runs from .venv, which the targets make by themselves; Python 3.11 or newer is all that has to be there.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install install-dev up down test lint clean
+# For `make test`: workers, and what is passed on to pytest (TESTS="tests/unit -k raft", PYTEST_ARGS="-x").
+WORKERS     ?= 2
+TESTS       ?= tests
+PYTEST_ARGS ?=
+# For `make up`: passed on to `appliance up` (UP_ARGS="--local --base-port 9001").
+UP_ARGS     ?=
+# For `make sim`: the range of seeds, first:end.
+SEEDS       ?= 0:2000
+
+.PHONY: help install install-dev up down test test-unit test-processes lint format render bench sim clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,3 +30,41 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 
 install: $(VENV)/.installed ## make .venv with the locked dependencies
 install-dev: $(VENV)/.installed-dev ## the same, with what tests and linters need
+
+up: install ## start the cluster: container stack where an engine answers, else three local nodes
+	$(BIN)/appliance up $(UP_ARGS)
+
+down: install ## stop it; data stay
+	$(BIN)/appliance down
+
+test: install-dev ## all tests: pure ones side by side, then processes and containers one after another
+	$(BIN)/pytest $(TESTS) -m "not cluster and not stack" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest $(TESTS) -m "cluster or stack" $(PYTEST_ARGS) || [ $$? -eq 5 ] # 5: TESTS has none of these
+
+test-unit: install-dev ## the fast tests alone
+	$(BIN)/pytest tests/unit tests/contract tests/transcripts tests/docs -m "not cluster and not stack" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-processes: install-dev ## the tests with real clusters and containers alone
+	$(BIN)/pytest tests -m "cluster or stack" $(PYTEST_ARGS)
+
+lint: install-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install-dev ## put the code into its form
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+render: install-dev ## write the files that repeat the tables: rules, dashboard, reference pages
+	$(BIN)/appliance render
+
+bench: install-dev ## measure a cluster of three local nodes
+	$(BIN)/python -m benchmarks
+
+sim: install-dev ## the simulator over the seeds SEEDS=first:end
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --jobs $(WORKERS)
+
+clean: ## remove what was installed and cached; .scribe/ stays
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

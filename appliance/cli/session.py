@@ -112,9 +112,7 @@ def read_credentials(path: Path) -> dict[str, str]:
 def parse_urls(text: str) -> tuple[str, ...]:
     """Split a comma-separated list of URLs; `host:port` alone means http. Raises `CliError` for what is no URL."""
     urls = []
-    for part in (part.strip().rstrip("/") for part in text.split(",")):
-        if not part:
-            continue
+    for part in filter(None, (part.strip() for part in text.split(","))):
         whole = part if "://" in part else f"http://{part}"
         try:
             pieces = urlsplit(whole)
@@ -125,5 +123,5 @@ def parse_urls(text: str) -> tuple[str, ...]:
             raise CliError(
                 Exit.USAGE, f"{part!r} is no URL of a node", hint="write it as http://host:8001", code="usage"
             )
-        urls.append(whole)
+        urls.append(whole.rstrip("/"))
     return tuple(urls)
