@@ -147,6 +147,9 @@ class DataDirectory:
         """
         path = self.path / RESERVE_FILE
         try:
+            room = os.statvfs(self.path)
+            if not path.exists() and room.f_bavail * room.f_frsize < self._reserve_bytes:
+                raise DiskFull(f"no room for the {self._reserve_bytes} bytes of {path}")
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, self._reserve_bytes)

@@ -46,10 +46,10 @@ class Copier:
             part = target.with_name(target.name + ".part")
             reader = Reader(self._path, cache_bytes=CACHE_BYTES, vfs=self._vfs)
             try:
-                reader.rows("BEGIN")
-                held = read_summary(reader, self._cluster_id)  # its first read pins the state
                 part.unlink(missing_ok=True)
-                self._copy_pages(reader, part)
+                with reader.one_state():
+                    held = read_summary(reader, self._cluster_id)
+                    self._copy_pages(reader, part)
                 sync_file(part)
                 os.replace(part, target)
                 sync_directory(target.parent)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from appliance.adapters.ledger_rows import LEDGER_FORMAT, decode_summary
 from appliance.adapters.sqlite import Reader
-from appliance.ledger.encoding import LeafError, decode_leaf, value_hash
+from appliance.ledger.encoding import SALT_BYTES, LeafError, decode_leaf, value_hash
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
 from appliance.ledger.state import Summary
 from appliance.node.ports import DamagedFile
@@ -67,8 +67,7 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
     Not checked, because nothing in the file binds them: refusals, the results of stored answers, and the state hash
     (nodes compare that among each other).
     """
-    reader.rows("BEGIN")
-    try:
+    with reader.one_state():
         problems = reader.rows("PRAGMA integrity_check(1)")
         if problems != [("ok",)]:
             raise DamagedFile(str(reader.path), str(problems[0][0]))
@@ -78,8 +77,6 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
         counted = reader.row("SELECT count(*) FROM answers")
         if counted != (summary.answer_count,):
             _damaged(reader, f"it holds {counted} answers, and its summary says {summary.answer_count}")
-    finally:
-        reader.rows("ROLLBACK")
     return summary, meta
 
 
@@ -97,8 +94,10 @@ def _check_leaves(reader: Reader, summary: Summary) -> None:
             _damaged(reader, f"leaf {leaf_index} says that it is leaf {leaf.leaf_index}")
         if leaf.op == "delete" and value is not None:
             _damaged(reader, f"leaf {leaf_index} is a delete and has a value")
-        if value is not None and (len(value) != leaf.value_size or value_hash(salt, value) != leaf.value_hash):
+        if value is not None and (len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash):
             _damaged(reader, f"the value of leaf {leaf_index} does not match the hash in the leaf")
+        if value is not None and len(value) != leaf.value_size:
+            _damaged(reader, f"the value of leaf {leaf_index} has another size than the leaf says")
         if value is None and leaf.op == "put":
             _damaged(reader, f"the value of leaf {leaf_index} is missing")
         tree.append(leaf_hash(data))

@@ -279,6 +279,16 @@ class Reader:
         except apsw.Error as error:
             raise storage_error(self.path, self.db, error) from error
 
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all queries of the block read the state that the first one finds. Raises `StorageError`."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            if self.db.in_transaction:  # some errors end it
+                self.rows("ROLLBACK")
+
     def row(self, statement: str, bindings: Row = ()) -> tuple[Value, ...] | None:
         """The first row of a query, or None. Raises `StorageError`."""
         try:

@@ -21,6 +21,7 @@ _HEADER: Final = struct.Struct(">8I")  # magic, format, page size, sequence, sal
 _FRAME_HEADER: Final = struct.Struct(">6I")  # page number, commit size, salt 1, salt 2, checksum 1, checksum 2
 _MAGIC: Final = 0x377F0682  # the lowest bit set: checksums over big-endian words
 _MASK: Final = 0xFFFFFFFF
+SECTOR_BYTES: Final = 512  # the least that a disk writes whole or not at all
 
 
 class WalScan(NamedTuple):
@@ -85,11 +86,18 @@ def _scan_frames(data: bytes, order: str, page_bytes: int, salt: tuple[int, int]
                 committed = number if commit else committed
         else:
             first_bad = first_bad or number
-        if first_bad is not None and commit and (own or matches):
+        if first_bad is not None and commit and (matches or (own and _written_at_once(at))):
             bad_transaction_ended = True
         if own or matches:
             seed = (sum1, sum2)  # each frame continues its predecessor's stored checksum, good or bad
     return WalScan(good, committed, "")
+
+
+def _written_at_once(at: int) -> bool:
+    """Whether commit size and salt of the frame at this offset share a sector. If they do not, a torn write may have
+    left the commit size of an older frame beside the new salt.
+    """
+    return (at + 4) // SECTOR_BYTES == (at + 15) // SECTOR_BYTES
 
 
 def _checksum(order: str, data: bytes, seed: tuple[int, int]) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def test_a_conflicting_suffix_is_replaced(store: LogStore, reopen: Open) -> None
 @pytest.mark.parametrize(
     ("bytes_max", "count"),
     [(0, 1), (1, 1), (99, 1), (100, 1), (199, 1), (200, 2), (1000, 5)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_read_stops_before_the_bound_but_answers_one(store: LogStore, bytes_max: int, count: int) -> None:
     store.append([make_entry(1, i, EntryKind.NORMAL, bytes(100)) for i in range(1, 6)], None)

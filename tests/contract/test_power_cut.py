@@ -164,9 +164,13 @@ def test_a_failed_checkpoint_of_the_log_ends_all_writing(
     store = SqliteLogStore(tmp_path / "live" / "raft.db", vfs=disk.name)
     store.load()
     failed = fail_once(disk, "xSync" if name == "raft.db" else "xWrite", name, apsw.SQLITE_IOERR_WRITE)
-    with pytest.raises(StorageFailed):
+
+    def append_many() -> None:
         for index in range(1, 40):
             store.append([entry(index)], None)
+
+    with pytest.raises(StorageFailed):
+        append_many()
     assert failed
     with pytest.raises(StorageFailed, match="no more writes"):
         store.append([], HardState(2, 2, 0))
