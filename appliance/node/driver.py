@@ -329,7 +329,7 @@ class Driver:
     def _install(self, meta: SnapshotMeta) -> None:
         self.installing = True
         self._apply_queue.clear()
-        path = self.snapshot_path()
+        path = self.install_path()
 
         def run() -> None:
             self.log_store.begin_install(meta, path.name)
@@ -350,6 +350,10 @@ class Driver:
     def snapshot_path(self) -> Path:
         """Where a snapshot is received."""
         return self.settings.directory / "snapshot-incoming.db"
+
+    def install_path(self) -> Path:
+        """Where a received snapshot waits for its install, out of the way of the next one."""
+        return self.settings.directory / "snapshot-installing.db"
 
     def _report_snapshot(self, node_id: int, index: int) -> None:
         if self.core is not None:
