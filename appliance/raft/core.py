@@ -124,6 +124,8 @@ class RaftCore:
         )
         if applied_index > last_index:
             raise InvariantViolation(f"applied up to {applied_index}, but the log ends at {last_index}")
+        if applied_index < snapshot.index:
+            raise InvariantViolation(f"applied up to {applied_index}, but the log begins behind {snapshot.index}")
         self.state = RaftState(
             node_id=node_id,
             incarnation=incarnation,
@@ -293,9 +295,10 @@ class RaftCore:
         while self._saving and self._saving[0].persist_id <= persist_id:
             saved = self._saving.popleft()
             if saved.first_index:
-                # A later write that is still under way may replace a part of it: that part does not count.
-                cut = min((s.first_index for s in self._saving if s.first_index), default=saved.last_index + 1)
-                stable = min(saved.last_index, cut - 1, state.log.last_index)
+                # A later write, under way or yet to be handed out, may replace a part of it: that part does not count.
+                later = [s.first_index for s in self._saving if s.first_index]
+                later.extend(e.index for e in state.unsaved_entries[:1])
+                stable = min([saved.last_index, state.log.last_index, *(first - 1 for first in later)])
                 state.log.stable_index = max(state.log.stable_index, stable)
             if saved.vote_term:
                 elections.own_vote_durable(state, saved.vote_term)

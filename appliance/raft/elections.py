@@ -129,7 +129,8 @@ def on_vote_response(state: RaftState, response: VoteResponse) -> None:
 
 def on_timeout_now(state: RaftState, message: TimeoutNow) -> None:
     """The leader hands over: campaign at once, without asking first (3.10)."""
-    if message.term == state.term and state.is_voter() and state.role is not Role.LEADER:
+    able = state.is_voter() and state.may_campaign and state.unsaved_snapshot is None
+    if message.term == state.term and able and state.role is not Role.LEADER:
         campaign(state, pre_vote=False, transfer=True)
 
 

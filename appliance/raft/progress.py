@@ -57,12 +57,13 @@ class Progress:
         while self._inflight and self._inflight[0][0] <= index:
             self.inflight_bytes -= self._inflight.popleft()[1]
         self.next_index = max(self.next_index, index + 1)
-        if index <= self.match_index:
+        if index < self.match_index:
             return False
+        news = index > self.match_index
         self.match_index = index
-        if self.state is not ProgressState.REPLICATE:
+        if self.state is ProgressState.PROBE or (news and self.state is ProgressState.SNAPSHOT):
             self.become_replicate()
-        return True
+        return news
 
     def refused(self, prev_index: int, next_index: int) -> bool:
         """The follower does not hold `prev_index`; continue from `next_index`. False for an outdated refusal."""

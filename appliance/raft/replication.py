@@ -202,7 +202,7 @@ def restore(state: RaftState, meta: SnapshotMeta) -> bool:
         state.unsaved_snapshot = meta
         state.commit_index = state.handed_index = state.applied_index = meta.index
         state.configurations = [(meta.index, meta.configuration)]
-        state.become_follower(state.term, state.leader_id)
+        state.become_follower(state.term, NOBODY if state.leader_id == state.node_id else state.leader_id)
     if state.leader_id not in (NOBODY, state.node_id):
         answer = state.make(AppendResponse, state.leader_id, success=True, index=index)
         state.messages_after_persist.append(answer)

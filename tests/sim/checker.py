@@ -6,7 +6,7 @@ acknowledged write is noted when it is first seen, and whatever comes later has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.ledger.commands import Outcome, WriteResult, decode_command
@@ -44,12 +44,13 @@ class _Seen:
 
 
 class Checker:
-    """Holds what was seen; `durable_quorum` also compares each commit with the disks themselves."""
+    """Holds what was seen; `disk_checks` also compares commits and flushes with the disks themselves."""
 
-    durable_quorum = True
+    disk_checks = True
 
-    def __init__(self, nodes: dict[int, SimNode]) -> None:
+    def __init__(self, nodes: dict[int, SimNode], on_commit: Callable[[SimNode], None]) -> None:
         self._nodes = nodes
+        self._on_commit = on_commit
         self._seen: dict[int, _Seen] = {}
         self._durable: dict[int, tuple[int, int]] = {}  # node -> durable (term, commit index)
         self._leaders: dict[int, tuple[int, int]] = {}  # term -> (node, life)
@@ -73,7 +74,9 @@ class Checker:
         seen.term = core.state.term
         term, commit_index = self._durable.get(node.node_id, (0, 0))
         if core.state.term < term:
-            raise Violation("term never goes back", f"node {node.node_id} came back in {core.state.term}, was in {term}")
+            raise Violation(
+                "term never goes back", f"node {node.node_id} came back in {core.state.term}, was in {term}"
+            )
         if node.disk.log.hard_state.commit_index < commit_index:
             raise Violation("commit index never goes back", f"node {node.node_id} forgot a durable commit index")
 
@@ -87,7 +90,7 @@ class Checker:
 
     def flushed(self, node: SimNode) -> None:
         state, log = node.state, node.disk.log
-        if state.applied_index and log.term_at(state.applied_index) != state.applied_term:
+        if self.disk_checks and state.applied_index and log.term_at(state.applied_index) != state.applied_term:
             raise Violation(
                 "ledger follows the log",
                 f"node {node.node_id} flushes entry {state.applied_index} that is not durable in its log",
@@ -116,7 +119,9 @@ class Checker:
             place = (entry.index, entry.term)
             known = self._entries.setdefault(place, (entry.kind, entry.data, previous))
             if known != (entry.kind, entry.data, previous):
-                raise Violation("log matching", f"node {node.node_id} holds another entry at {place} than was seen there")
+                raise Violation(
+                    "log matching", f"node {node.node_id} holds another entry at {place} than was seen there"
+                )
             previous = entry.term
 
     def applied(self, node: SimNode, entry: Entry, result: WriteResult | None) -> None:
@@ -125,7 +130,9 @@ class Checker:
         digest = node.state.digest()
         if index > self._model_index:
             if index != self._model_index + 1:
-                raise Violation("state machine safety", f"node {node.node_id} applies {index} after {self._model_index}")
+                raise Violation(
+                    "state machine safety", f"node {node.node_id} applies {index} after {self._model_index}"
+                )
             self._model_index = index
             self._digests[index] = digest
             self._model_outcomes[index] = self._model.apply(entry)
@@ -154,7 +161,9 @@ class Checker:
         """A client was told the outcome of its write; `floor` is the newest value known when it asked."""
         index = result.raft_index
         if index >= len(self.committed) or self.committed[index].term != result.raft_term:
-            raise Violation("an acknowledged write is never lost", f"{index} in term {result.raft_term} is not committed")
+            raise Violation(
+                "an acknowledged write is never lost", f"{index} in term {result.raft_term} is not committed"
+            )
         self.acknowledged[index] = result.raft_term
         if result.outcome is Outcome.OK:
             if index <= floor:
@@ -227,14 +236,17 @@ class Checker:
                         f" and that of term {self.committed[index].term} was committed",
                     )
                 continue
-            if self.durable_quorum:
+            if self.disk_checks:
                 self._check_durable(node, index, term)
             self.committed.append(Committed(term, state.term))
+            self._on_commit(node)
 
     def _check_durable(self, node: SimNode, index: int, term: int) -> None:
         assert node.core is not None
         voters = node.core.state.configuration.voters()
-        holders = [v for v in voters if (log := self._nodes[v].disk.log).term_at(index) == term or log.snapshot.index >= index]
+        holders = [
+            v for v in voters if (log := self._nodes[v].disk.log).term_at(index) == term or log.snapshot.index >= index
+        ]
         if len(holders) <= len(voters) // 2:
             raise Violation(
                 "answers come after durability",

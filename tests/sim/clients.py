@@ -1,4 +1,4 @@
-"""Clients: they put, delete, compare-and-set, write batches and read, wait for an answer, and repeat what may be repeated."""
+"""Clients: they write, compare-and-set and read, wait for an answer, and repeat what may be repeated."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Clients:
 
     def redirect(self, attempt: Attempt, leader_id: int) -> None:
         """The node does not lead: go to the one that it takes for the leader."""
-        if leader_id == 0 or leader_id == attempt.node_id or attempt.redirects == REDIRECTS_MAX:
+        if leader_id in (0, attempt.node_id) or attempt.redirects == REDIRECTS_MAX:
             self.failed(attempt)
             return
         attempt.redirects += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from appliance.raft.messages import Role
 
-from .plan import TICK, Fault
+from .plan import ELECTION_TICKS, TICK, Fault
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -22,6 +22,8 @@ class Faults:
         self.world = world
         self.count = 0
         self.over = False
+        self._ambush: Random | None = None  # while reigns are to be short
+        self._ambush_until = 0
 
     def schedule(self) -> None:
         for fault in self.world.plan.faults:
@@ -80,6 +82,71 @@ class Faults:
             if chance.random() < 0.8:
                 self._crash(node, chance.randint(1, fault.ticks))
 
+    def _blink(self, node: SimNode, chance: Random) -> None:
+        """Crash and be back before anybody notices."""
+        if node.core is not None:
+            self.world.trace("blink", node.node_id)
+            node.stop()
+            self.world.after(chance.randint(0, TICK // 2), self._restart, node, node.life)
+
+    def _do_blink(self, fault: Fault, chance: Random) -> None:
+        for _ in range(chance.randint(1, 3)):
+            self.world.after(chance.randrange(3 * TICK), self._blink, self._any_node(chance), chance)
+
+    # -- elections under attack
+
+    def _do_contested_election(self, fault: Fault, chance: Random) -> None:
+        """The leader falls silent, several nodes campaign in the same tick, and those who vote crash and come back."""
+        self._cut(fault, {self._leader(chance).node_id}, one_way=False)
+        self.world.network.latency = (1, 2 * TICK)
+        self._later(fault, self._usual_network)
+        for wave in range(3):
+            start = (ELECTION_TICKS + 6 * wave) * TICK
+            for node in self.world.nodes.values():
+                if chance.random() < 0.7:
+                    self.world.after(start + chance.randrange(TICK), self._campaign, node)
+                for _ in range(2):
+                    if chance.random() < 0.5:
+                        self.world.after(start + chance.randrange(6 * TICK), self._blink, node, chance)
+
+    def _campaign(self, node: SimNode) -> None:
+        if node.core is not None and not node.paused and not self.over:
+            node.core.campaign()
+            node.drain()
+
+    def _do_short_reigns(self, fault: Fault, chance: Random) -> None:
+        """For a while, whoever is elected is cut off or crashes, at the latest when it commits something."""
+        self._ambush = chance
+        self._ambush_until = self.world.now + (60 + 3 * fault.ticks) * TICK
+
+    def on_leader(self, node: SimNode) -> None:
+        """A node was elected; called at once."""
+        chance = self._ambush
+        if chance is None or self.over or self.world.now > self._ambush_until:
+            return
+        others = set(self.world.nodes) - {node.node_id}
+        fate = chance.random()
+        if fate < 0.6:
+            spared = chance.sample(sorted(others), min(len(others), chance.choice((0, 0, 1, 2))))
+            links = self.world.network.split({node.node_id}, others - set(spared), one_way=chance.random() < 0.3)
+            self.world.after(chance.randint(5, 25) * TICK, self._join, links)
+        if fate > 0.4:
+            self.world.after(chance.randint(1, 4 * TICK), self._crash, node, chance.randint(2, 20))
+
+    def on_commit(self, node: SimNode) -> None:
+        """A node is the first to see something committed; called in the middle of that event."""
+        chance = self._ambush
+        if chance is not None and not self.over and self.world.now <= self._ambush_until and chance.random() < 0.5:
+            self.world.after(0, self._crash, node, chance.randint(2, 20))
+
+    def _do_drowsy_leader(self, fault: Fault, chance: Random) -> None:
+        """A leader that is cut off from all but its clients, and whose clock is so slow that it does not notice."""
+        leader = self._leader(chance)
+        leader.tick_units = TICK * chance.choice((4, 6))
+        others = set(self.world.nodes) - {leader.node_id}
+        links = self.world.network.split({leader.node_id}, others, one_way=chance.random() < 0.2)
+        self.world.after((30 + fault.ticks) * TICK, self._join, links)
+
     def _pause(self, node: SimNode, fault: Fault) -> None:
         if node.core is not None and not node.paused:
             node.paused = True
@@ -121,6 +188,7 @@ class Faults:
 
     def _fast_disk(self, node: SimNode) -> None:
         node.disk.slowness = 1
+        node.hurry_disk()
 
     def _do_fsync_failure(self, fault: Fault, chance: Random) -> None:
         self._any_node(chance).disk.fsync_fails = True
@@ -193,3 +261,4 @@ class Faults:
                 self._restart(node, node.life)
             elif node.paused:
                 node.resume()
+            node.hurry_disk()

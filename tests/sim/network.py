@@ -93,13 +93,27 @@ class Snapshots:
         self._next_chunk(sender, sender.life, to, self._world.nodes[to].life, (meta, image), 1, 0)
 
     def _next_chunk(
-        self, sender: SimNode, life: int, to: int, to_life: int, what: tuple[SnapshotMeta, LedgerState], n: int, tries: int
+        self,
+        sender: SimNode,
+        life: int,
+        to: int,
+        to_life: int,
+        what: tuple[SnapshotMeta, LedgerState],
+        n: int,
+        tries: int,
     ) -> None:
         delay = self._chance.randint(*self._world.network.latency) + self._chance.randint(5, 300)
         self._world.after(delay, self._chunk, sender, life, to, to_life, what, n, tries)
 
     def _chunk(
-        self, sender: SimNode, life: int, to: int, to_life: int, what: tuple[SnapshotMeta, LedgerState], n: int, tries: int
+        self,
+        sender: SimNode,
+        life: int,
+        to: int,
+        to_life: int,
+        what: tuple[SnapshotMeta, LedgerState],
+        n: int,
+        tries: int,
     ) -> None:
         if sender.life != life or sender.core is None:
             return

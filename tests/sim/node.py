@@ -40,6 +40,7 @@ class SimNode:
         self.installs_pending = 0
         self.received: LedgerState | None = None  # content of the snapshot that the core was told of
         self.disk_busy = False
+        self.fsyncs = 0
         self.to_apply: deque[Entry] = deque()
         self.apply_scheduled = False
         self.waiting: dict[int, list[tuple[int, Attempt]]] = {}  # index -> (term, attempt)
@@ -263,6 +264,8 @@ class SimNode:
                     if entry.kind == EntryKind.NORMAL:
                         self.stamp_us = max(self.stamp_us, decode_command(entry.data).timestamp_us)
                     index = entry.index + 1
+            self.world.count("elections won")
+            self.world.faults.on_leader(self)
         self.was_leader = leads
 
     # -- the log's disk
@@ -280,11 +283,20 @@ class SimNode:
         self.disk_busy = True
         low, high = self.world.plan.fsync
         group = self.chance.randint(1, len(self.disk.queue))
-        self.world.after(self.chance.randint(low, high) * self.disk.slowness, self.on_written, self.life, group)
+        self.fsyncs += 1
+        delay = self.chance.randint(low, high) * self.disk.slowness
+        self.world.after(delay, self.on_written, self.life, self.fsyncs, group)
 
-    def on_written(self, life: int, group: int) -> None:
+    def hurry_disk(self) -> None:
+        """A disk that was slow is fast again: a write under way ends soon."""
+        if self.disk_busy:
+            self._start_writing()
+
+    def on_written(self, life: int, fsync: int, group: int) -> None:
         """A group of transactions was committed and synced, or could not be."""
-        if life != self.life or self.core is None or self._asleep(self.on_written, life, group):
+        if life != self.life or fsync != self.fsyncs or self.core is None:
+            return
+        if self._asleep(self.on_written, life, fsync, group):
             return
         if self.disk.full or self.disk.fsync_fails:
             self.world.faults.disk_failed(self)

@@ -23,7 +23,7 @@ class Outcome(Struct):
     totals: dict[str, int]
     invariant: str = ""
     detail: str = ""
-    lines: list[str] = []  # noqa: RUF012 - msgspec copies an empty list
+    lines: list[str] = []
 
     def digest(self) -> str:
         """Hash of the transcript and the totals."""

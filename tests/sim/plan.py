@@ -25,6 +25,10 @@ FAULT_KINDS: Final = (
     "crash",
     "crash_leader",
     "power_loss",
+    "blink",
+    "contested_election",
+    "short_reigns",
+    "drowsy_leader",
     "partition",
     "one_way",
     "isolate_leader",
@@ -85,13 +89,13 @@ class Plan(Struct, frozen=True, kw_only=True):
 def draw(seed: int) -> Plan:
     """The plan of a seed. Each seed enables a part of the kinds of faults only, so that rare mixtures come up."""
     chance = Random(f"{seed}/plan")
-    enabled = [kind for kind in FAULT_KINDS if chance.random() < 0.5] or ["crash", "partition"]
+    enabled = [kind for kind in FAULT_KINDS if chance.random() < 0.35] or ["crash", "partition"]
     gap = chance.choice((12, 20, 30, 45))
     fast = chance.randint(2, 30)
     fsync = chance.randint(2, 40)
     return Plan(
         seed=seed,
-        nodes=chance.choices((1, 2, 3, 4, 5), (2, 4, 64, 8, 22))[0],
+        nodes=chance.choices((1, 2, 3, 4, 5), (2, 4, 54, 8, 32))[0],
         clients=chance.randint(2, 5),
         keys=chance.randint(2, 10),
         think_ticks=chance.choice((2, 5, 9)),

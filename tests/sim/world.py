@@ -54,11 +54,11 @@ class World:
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self.nodes: dict[int, SimNode] = {}
-        self.checker = Checker(self.nodes)
+        self.faults = Faults(self)
+        self.checker = Checker(self.nodes, self.faults.on_commit)
         self.network = Network(self)
         self.snapshots = Snapshots(self)
         self.clients = Clients(self)
-        self.faults = Faults(self)
         self._chance = plan.stream("world")
         members = tuple(
             Member(n, 1000 + n, MemberRole.VOTER, f"node{n}:8000", f"node{n}:9000") for n in range(1, plan.nodes + 1)
@@ -136,12 +136,15 @@ class World:
         self._until(self._has_leader, LEADER_TICKS_MAX, "a leader after everything is healed")
         self.clients.stopped = True
         writer = self.clients.clients[0]
-        for _ in range(3):
-            self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "the last operation of a client ends")
+        deadline = self.now + CONVERGE_TICKS_MAX * TICK
+        written = 0
+        while written < 3:
+            self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "a client's operation ends")
+            if self.now > deadline:
+                raise Violation("liveness", f"no write within {CONVERGE_TICKS_MAX} ticks: {writer.last_outcome}")
             self.clients.put_now(writer)
             self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "a write ends after healing")
-            if not writer.last_outcome.startswith("put ok"):
-                raise Violation("liveness", f"a write after everything is healed: {writer.last_outcome}")
+            written += writer.last_outcome.startswith("put ok")
         self._until(self._converged, CONVERGE_TICKS_MAX, "all nodes hold the same state")
         self.checker.check_converged(list(self.nodes.values()))
 

@@ -1,0 +1,156 @@
+"""The simulator in CI: some hundreds of seeds, its determinism, and deliberate bugs that it has to catch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.raft import heartbeats, reads, replication
+from appliance.raft.log import RaftLog
+from appliance.raft.messages import HardState
+from appliance.raft.state import RaftState
+
+from .batch import run_range
+from .checker import Checker
+from .disk import LogFile, Write
+from .node import SimNode
+from .outcome import Outcome, run
+from .plan import EVENTS_MIN, FAULTS_MIN, OPERATIONS_MIN, draw
+from .shrink import replay_command, shrink
+
+ROOT = Path(__file__).resolve().parents[2]
+CHUNK_SEEDS = 40
+CHUNKS = 8
+
+
+@pytest.mark.parametrize("first", range(0, CHUNKS * CHUNK_SEEDS, CHUNK_SEEDS), ids=lambda n: f"from-{n}")
+def test_seeds_hold_every_invariant(first: int) -> None:
+    result = run_range(first, first + CHUNK_SEEDS)
+    assert not result.failures, "\n".join(f"python -m tests.sim --seed {f.seed}: {f}" for f in result.failures)
+    assert result.events_min >= EVENTS_MIN
+    assert result.operations_min >= OPERATIONS_MIN
+    assert result.faults_min >= FAULTS_MIN
+
+
+def test_a_seed_is_the_same_every_time() -> None:
+    assert run(draw(7), traced=True).digest() == run(draw(7), traced=True).digest()
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "4711"])
+def test_a_seed_does_not_depend_on_the_hash_seed(hash_seed: str) -> None:
+    program = (
+        "from tests.sim.outcome import run; from tests.sim.plan import draw; print(run(draw(7), traced=True).digest())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == run(draw(7), traced=True).digest()
+
+
+# -- deliberate bugs
+
+
+def commits_older_terms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(replication, "commits_by_counting", lambda _state, _index: True)
+
+
+def answers_before_fsync(patch: pytest.MonkeyPatch) -> None:
+    def submit(self: SimNode, write: Write) -> None:
+        if write.snapshot is not None:
+            return proper(self, write)
+        self.disk.queue.append(Write(entries=write.entries, hard_state=write.hard_state, compact_to=write.compact_to))
+        if not self.disk_busy:
+            self._start_writing()
+        return self.acknowledge([write])
+
+    proper = SimNode.submit
+    patch.setattr(SimNode, "submit", submit)
+
+
+def answers_before_fsync_unseen(patch: pytest.MonkeyPatch) -> None:
+    """The same, and the checker does not look at the disks: only what follows from the bug can give it away."""
+    answers_before_fsync(patch)
+    patch.setattr(Checker, "disk_checks", False)
+
+
+def forgets_its_vote(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        LogFile, "stored_hard_state", lambda self: HardState(self.hard_state.term, 0, self.hard_state.commit_index)
+    )
+
+
+def reads_before_the_noop(patch: pytest.MonkeyPatch) -> None:
+    def start_round(state: RaftState) -> None:
+        if state.waiting_reads and not state.round_reads:
+            state.round += 1
+            state.round_reads, state.waiting_reads = state.waiting_reads, []
+            state.round_index = state.commit_index
+            heartbeats.broadcast(state)
+            reads.on_round_acked(state)
+
+    patch.setattr(reads, "start_round", start_round)
+
+
+def reads_without_a_round(patch: pytest.MonkeyPatch) -> None:
+    def start_round(state: RaftState) -> None:
+        if state.waiting_reads and state.commit_index >= state.term_start_index:
+            state.round_reads, state.waiting_reads = state.waiting_reads, []
+            state.round_index = state.commit_index
+            for progress in state.progress.values():
+                progress.round_acked = state.round
+            proper(state)
+
+    proper = reads.on_round_acked
+    patch.setattr(reads, "start_round", start_round)
+
+
+def votes_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RaftLog, "up_to_date", lambda _self, _index, _term: True)
+
+
+LOST = {"leader completeness", "state machine safety", "an acknowledged write is never lost"}
+
+BUGS: list[tuple[str, Callable[[pytest.MonkeyPatch], None], set[str], range]] = [
+    ("commit-of-an-older-term-by-counting", commits_older_terms, LOST, range(30, 430)),
+    ("answer-before-fsync", answers_before_fsync, {"answers come after durability"}, range(20)),
+    ("answer-before-fsync-by-its-consequence", answers_before_fsync_unseen, LOST, range(150)),
+    ("vote-twice-after-a-restart", forgets_its_vote, {"a vote is given once a term"}, range(150)),
+    ("read-before-the-noop-is-committed", reads_before_the_noop, {"linearizable reads"}, range(200)),
+    ("read-without-a-heartbeat-round", reads_without_a_round, {"linearizable reads"}, range(300)),
+    ("vote-for-a-log-that-is-behind", votes_for_anybody, LOST, range(100)),
+]
+
+
+def first_failure(seeds: range) -> Outcome | None:
+    return next((outcome for seed in seeds if (outcome := run(draw(seed))).invariant), None)
+
+
+@pytest.mark.parametrize(("inject", "invariants", "seeds"), [b[1:] for b in BUGS], ids=[b[0] for b in BUGS])
+def test_a_deliberate_bug_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    inject: Callable[[pytest.MonkeyPatch], None],
+    invariants: set[str],
+    seeds: range,
+) -> None:
+    inject(monkeypatch)
+    failed = first_failure(seeds)
+    assert failed is not None
+    assert failed.invariant in invariants, failed.detail
+
+
+def test_a_failure_is_shrunk_and_can_be_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgets_its_vote(monkeypatch)
+    failed = first_failure(range(150))
+    assert failed is not None
+    shortest = shrink(failed, runs_max=25)
+    assert shortest.invariant == failed.invariant
+    assert shortest.events <= failed.events
+    assert len(shortest.plan.faults) < len(failed.plan.faults)
+    assert "VIOLATED" in shortest.lines[-1]
+    assert f"--seed {failed.plan.seed} --faults" in replay_command(draw(failed.plan.seed), shortest.plan)
