@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -13,6 +15,15 @@ from appliance.cli.session import Session
 from appliance.cli.shapes import Started
 
 COLUMNS: Final = ("name", "state", "pid", "role", "health", "restarts", "since", "url")
+
+_NEXT: Final = (
+    ("status", "what every node says, and whether their trees agree"),
+    ("kv put hello world", "write; then `kv get hello`"),
+    ("kv import FILE", 'many records, NDJSON of {"key","value"}'),
+    ("audit query 'FROM audit'", "who wrote what, in SQL"),
+    ("logs -f", "what the nodes log"),
+    ("down", "stop; data stay"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -154,8 +165,15 @@ def _emit_started(session: Session, started: Started) -> None:
     word = "was running already" if started.already else "is up"
     say(f"The cluster {word} and healthy ({started.mode}, {started.seconds:.1f} s).")
     say(f"API keys: {started.credentials} (the commands below find it by themselves)")
-    say("Next:  appliance status            what every node says")
-    say("       appliance kv put hello world && appliance kv get hello")
-    say("       appliance audit query 'SELECT time, actor, op, key FROM audit ORDER BY leaf_index DESC LIMIT 10'")
-    say("       appliance logs -f           what the nodes log")
-    say("       appliance down              stop; data stay")
+    program = program_word()
+    for number, (command, meaning) in enumerate(_NEXT):
+        say(f"{'Next:' if number == 0 else '     '} {program} {command:26} # {meaning}")
+
+
+def program_word() -> str:
+    """How the user calls this program: by its name when that finds it, else by the path that was used."""
+    used = Path(sys.argv[0])
+    found = shutil.which("appliance")
+    if found is None and used.name == "appliance" and used.exists():
+        return str(used)
+    return "appliance"

@@ -276,10 +276,8 @@ def _refuse_failing(session: Session, directory: Path, *, stop_on_failure: bool)
     if not failing:
         return
     child = failing[0]
-    console = directory / child.name / CONSOLE_FILE
-    say(f"{child.name} ended {child.failures} times in a row, the last lines of {console}:")
-    for line in last_lines(console, LAST_LINES):
-        say(f"  {line}")
+    say(f"{child.name} ended {child.failures} times in a row; its last lines:")
+    show_last(sources_of(directory, [child.name], CONSOLE_FILE), LAST_LINES, as_json=False, stream=sys.stderr)
     if stop_on_failure:
         down(session, purge=False)
     raise CliError(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TextIO
 
 import msgspec
 
@@ -37,14 +37,17 @@ def sources_of(directory: Path, nodes: Sequence[str], console_name: str) -> list
     return found
 
 
-def show_last(sources: Sequence[Source], count: int, *, as_json: bool) -> None:
-    """Print the last `count` lines of each node, in the order of their times where lines tell theirs."""
+def show_last(sources: Sequence[Source], count: int, *, as_json: bool, stream: TextIO | None = None) -> None:
+    """Print the last `count` lines of each node, in the order of their times where lines tell theirs.
+
+    `stream` takes lines for people instead of standard output.
+    """
     lines: list[LogLine] = []
     for node in dict.fromkeys(source.node for source in sources):
         own = [read_line(s, text) for s in sources if s.node == node for text in last_lines(s.path, count)]
         lines += _by_time(own)[-count:] if count else []
     for line in _by_time(lines):
-        show(line, as_json=as_json)
+        show(line, as_json=as_json, stream=stream)
 
 
 def follow(sources: Sequence[Source], *, as_json: bool) -> None:
@@ -67,20 +70,20 @@ def read_line(source: Source, text: str) -> LogLine:
     return LogLine(node=source.node, source=source.kind, text=text, record=record if isinstance(record, dict) else None)
 
 
-def show(line: LogLine, *, as_json: bool) -> None:
+def show(line: LogLine, *, as_json: bool, stream: TextIO | None = None) -> None:
     """Print one line: for people time, level, message and fields; for programs the `LogLine`."""
     if as_json:
         emit_json(line)
         return
     record = line.record
     if record is None:
-        print(f"{line.node} | {line.text}", flush=True)
+        print(f"{line.node} | {line.text}", flush=True, file=stream)
         return
     told = [(name, value) for name, value in _flat(record) if not name.startswith(_SHOWN_APART)]
     fields = " ".join(f"{name.removeprefix('scribe.')}={value}" for name, value in told)
     level = dict(_flat(record)).get("log.level", "")
     head = f"{record.get('@timestamp', '')} {str(level).upper():7} {record.get('message', '')}"
-    print(f"{line.node} | {head} {fields}".rstrip(), flush=True)
+    print(f"{line.node} | {head} {fields}".rstrip(), flush=True, file=stream)
 
 
 def last_lines(path: Path, count: int) -> list[str]:
