@@ -53,9 +53,12 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
-        EventRow("node.failed", _E, "Node {node_id} cannot go on: {reason}", ("node_id", "reason")),
+        EventRow("node.failed", _E, "The node cannot go on: {reason}", ("reason",)),
         EventRow("node.task_failed", _E, "The task {task} failed", ("task",)),
         EventRow("node.loop_lag", _W, "The event loop was held up for {lag_s} s", ("lag_s",)),
+        # Cluster
+        EventRow("cluster.founded", _I, "Cluster {cluster_id} is founded", ("cluster_id", "members")),
+        EventRow("cluster.founding_refused", _W, "The cluster cannot be founded: {reason}", ("reason",)),
         # Raft
         EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),
         EventRow("raft.leader", _I, "Node {leader_id} leads in term {term}", ("leader_id", "term")),
@@ -70,17 +73,20 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("storage.failed", _E, "{part} failed", ("part", "path")),
         EventRow("storage.damaged", _E, "{part} is damaged: {detail}", ("part", "detail", "path", "index")),
         EventRow("storage.disk_full", _E, "The disk is full; writes are refused", ("free_bytes", "path")),
-        EventRow("storage.compacted", _I, "The log is compacted up to index {index}", ("index", "dropped")),
+        EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
-        EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "size_bytes")),
-        EventRow("snapshot.sent", _I, "Node {peer} has the snapshot", ("peer", "index", "size_bytes", "seconds")),
+        EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),
+        EventRow("snapshot.sent", _I, "Node {peer} has the snapshot", ("peer", "index")),
         EventRow("snapshot.send_failed", _W, "The snapshot did not reach node {peer}", ("peer", "index", "reason")),
         EventRow("snapshot.received", _I, "Node {peer} has sent a snapshot at {index}", ("peer", "index")),
         EventRow(
             "snapshot.receive_failed", _W, "A snapshot of node {peer} did not arrive: {reason}", ("peer", "reason")
         ),
-        EventRow("snapshot.installed", _I, "A snapshot is installed at index {index}", ("index", "size_bytes")),
-        EventRow("snapshot.install_failed", _E, "A snapshot cannot be installed", ("index", "reason")),
+        EventRow("snapshot.installed", _I, "A snapshot is installed at index {index}", ("index", "term")),
+        EventRow(
+            "snapshot.install_finished", _I, "An interrupted install is finished at index {index}", ("index", "term")
+        ),
+        EventRow("snapshot.refused", _E, "A snapshot cannot be installed", ("index",)),
         # Peers
         EventRow("peer.listening", _I, "Peers may connect to {address}", ("address", "auth")),
         EventRow("peer.connected", _I, "Node {peer} is connected", ("peer", "address", "version", "direction")),

@@ -37,6 +37,7 @@ WAITING_MAX: Final = 16
 SPARE_IDLE_S: Final = 600.0
 START_TIMEOUT_S: Final = 30.0
 _SQL_LOGGED_CHARS: Final = 1000
+_DRAIN_BYTES: Final = 256 * 1024
 _OUTCOMES: Final = (
     "ok",
     "bad_query",
@@ -328,6 +329,8 @@ class DuckDbAudit:
 
     async def _reap(self, worker: _Worker) -> None:
         """Wait for a killed worker's end and remove what it spilled."""
+        while await worker.stdout.read(_DRAIN_BYTES):  # the pipe is released at its end only
+            pass
         await worker.process.wait()
         spill = self._directory / f"spill-{worker.process.pid}"
         await asyncio.to_thread(shutil.rmtree, spill, ignore_errors=True)

@@ -26,7 +26,7 @@ def log_calls(source: str) -> Iterator[tuple[int, str, str, tuple[str, ...]]]:
         name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
         first = node.args[0] if node.args else None
         if name.endswith("log") and isinstance(first, ast.Constant) and isinstance(first.value, str):
-            yield node.lineno, node.func.attr, first.value, tuple(item.arg for item in node.keywords if item.arg)
+            yield node.lineno, node.func.attr, first.value, tuple(item.arg or "**" for item in node.keywords)
 
 
 def complaints(name: str, source: str) -> Iterator[str]:
@@ -37,8 +37,12 @@ def complaints(name: str, source: str) -> Iterator[str]:
             continue
         if level != row.level:
             yield f"{name}:{line}: {event} is logged at {level}, the table says {row.level}"
+        spread = "**" in fields
+        needed = {name for _, name, _, _ in string.Formatter().parse(row.message) if name}
+        if not spread and not needed <= set(fields):
+            yield f"{name}:{line}: the message of {event} needs {sorted(needed - set(fields))}"
         for field in fields:
-            if field not in row.fields and field not in COMMON_FIELDS:
+            if field != "**" and field not in row.fields and field not in COMMON_FIELDS:
                 yield f"{name}:{line}: {event} has no field {field}"
 
 
@@ -55,9 +59,13 @@ def test_every_logged_event_is_in_the_table_with_its_level_and_fields() -> None:
     ("source", "expected"),
     [
         pytest.param('self._log.info("no.such")', "is not in", id="unknown event"),
-        pytest.param('log.error("peer.lost", peer=1)', "the table says warning", id="another level"),
-        pytest.param('self.log.warning("peer.lost", pear=1)', "has no field pear", id="unknown field"),
-        pytest.param('log.warning("peer.lost", peer=1, traceparent="")', None, id="fine"),
+        pytest.param('log.error("peer.lost", peer=1, reason="")', "the table says warning", id="another level"),
+        pytest.param(
+            'self.log.warning("peer.lost", peer=1, reason="", pear=1)', "has no field pear", id="unknown field"
+        ),
+        pytest.param('log.warning("peer.lost", peer=1)', "needs ['reason']", id="what the message says is missing"),
+        pytest.param('log.warning("peer.lost", **fields)', None, id="fields from elsewhere"),
+        pytest.param('log.warning("peer.lost", peer=1, reason="", traceparent="")', None, id="fine"),
         pytest.param('math.log("no.such")', None, id="not ours"),
         pytest.param('console.info("no.such")', None, id="another object"),
     ],
