@@ -127,8 +127,8 @@ class SqliteLedgerStore:
         if suspicion:
             check_content(self._reader, self._cluster_id)
         summary, meta = read_summary(self._reader, self._cluster_id)
-        rows = self._reader.rows("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
-        self._stamps = AnswerStamps(array("q", [cast(int, row[0]) for row in rows]))
+        rows = self._reader.rows_lazily("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
+        self._stamps = AnswerStamps(array("q", (cast(int, row[0]) for row in rows)))
         self._file_index = summary.applied_index
         return summary, meta
 

@@ -74,11 +74,13 @@ class SqliteLogStore:
         try:
             self._make_schema()
             self._reader = Reader(path, cache_bytes=CACHE_BYTES, vfs=vfs)
-            found = self._get("format", int)
-            if found != LOG_FORMAT:
-                raise DamagedFile(str(path), f"its format is {found}, and this program knows {LOG_FORMAT}")
         except BaseException:
             self._writer.close()
+            raise
+        try:
+            self._check_format()
+        except BaseException:
+            self.close()
             raise
 
     def _make_schema(self) -> None:
@@ -88,6 +90,11 @@ class SqliteLogStore:
                     db.execute(statement)
                 self._put("format", msgspec.msgpack.encode(LOG_FORMAT))
             sync_directory(self._path.parent)
+
+    def _check_format(self) -> None:
+        found = self._get("format", int)
+        if found != LOG_FORMAT:
+            raise DamagedFile(str(self._path), f"its format is {found}, and this program knows {LOG_FORMAT}")
 
     def load(self) -> StoredLog:
         """Read what is stored and check all of it: the pages, every entry's checksum, and that none is missing.

@@ -37,7 +37,7 @@ INSTALL_STEPS = (
 
 
 def large_entry(index: int) -> Entry:
-    return make_entry(1, index, EntryKind.NORMAL, Random(index).randbytes((300, 5_000, 70_000)[index % 3]))
+    return make_entry(1, index, EntryKind.NORMAL, Random(index).randbytes((300, 5_000, 30_000)[index % 3]))
 
 
 def test_every_acknowledged_entry_survives_kills(tmp_path: Path) -> None:
