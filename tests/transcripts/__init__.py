@@ -1,0 +1,1 @@
+"""Scenarios of the Raft core as transcripts that a person can review."""
