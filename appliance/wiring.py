@@ -62,7 +62,7 @@ def run_node(settings: Settings) -> int:
     try:
         return uvloop.run(_run(settings, registry, log))
     except (StorageError, OSError, ValueError) as error:
-        log.error("node.failed", node_id=settings.node.id, reason=str(error), error=error)
+        log.error("node.failed", reason=str(error), error=error)
         return EXIT_FAILED
     finally:
         log.close()

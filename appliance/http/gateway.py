@@ -46,6 +46,7 @@ from appliance.tables.settings import Settings
 Handler = Callable[[Exchange], Awaitable[GatewayResponse]]
 Endpoints = dict[str, tuple[Route, Handler]]  # by method
 
+SLOW_S: Final = 1.0  # the runbook's threshold for P99; `grep slow` in the logs finds the requests beyond it
 CLIENT_GONE_STATUS: Final = 499
 """What nginx logs for a client that went away; counted as 4xx, never sent."""
 
@@ -162,6 +163,16 @@ class Gateway:
         response.headers.append((b"x-request-id", exchange.request_id.encode()))
         seconds = self._clock.monotonic_s() - begun_s
         self._meter.answered(route.op, response.status, response.code, seconds, span.traceparent if span else "")
+        if seconds > SLOW_S:
+            self._log.warning(
+                "http.slow",
+                method=route.method,
+                route=route.path,
+                status=response.status,
+                seconds=round(seconds, 3),
+                request_id=exchange.request_id,
+                traceparent=span.traceparent if span is not None else "",
+            )
         if span is not None:
             span.end(response.code)
         return response

@@ -117,11 +117,13 @@ class Driver:
             on_durable=self._on_durable,
             on_failed=self.fail,
             flush_seconds=instruments.histogram("scribe_storage_flush_seconds"),
+            log=log,
         )
         self._writer = LogWriter(
             log_store,
             on_saved=self._on_saved,
             on_failed=self.fail,
+            log=log,
             fsync_seconds=instruments.histogram("scribe_raft_fsync_seconds"),
             batch_entries=instruments.histogram("scribe_raft_append_batch_entries"),
         )
@@ -285,12 +287,14 @@ class Driver:
         if state.elections_started != self._elections_seen:
             self._elections.inc(state.elections_started - self._elections_seen)
             self._elections_seen = state.elections_started
+            self._log.info("raft.election", node_id=self.identity.node_id, term=state.term)
         if (state.leader_id, state.role) == (self._leader_seen, self._role_seen):
             return
         if state.leader_id not in {NOBODY, self._leader_seen}:
             self._leader_changes.inc()
-        event = "raft.leader_changed" if state.leader_id != self._leader_seen else "raft.role_changed"
-        self._log.info(event, leader_id=state.leader_id, role=state.role.value, term=state.term)
+            self._log.info("raft.leader", leader_id=state.leader_id, term=state.term)
+        elif state.leader_id == NOBODY and self._leader_seen != NOBODY:
+            self._log.warning("raft.no_leader", term=state.term)
         self._leader_seen, self._role_seen = state.leader_id, state.role
         self.leader_changed.set()
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from appliance.ledger.state import Summary
-from appliance.node.ports import Histogram, LedgerStore
+from appliance.node.ports import Histogram, LedgerStore, Log
 
 CHECKPOINT_INTERVAL_S: Final = 5.0
+SLOW_S: Final = 2.0
 PENDING_BYTES_SOON: Final = 8 * 1024 * 1024  # flush before the interval is over
 
 
@@ -28,6 +29,7 @@ class LedgerKeeper:
         on_durable: called on the event loop with an applied index that has become durable.
         on_failed: called on the event loop, once, when the store fails.
         flush_seconds: histogram of the time of one flush.
+        log: told of slow flushes; its methods may be called from any thread.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class LedgerKeeper:
         on_durable: Callable[[int], None],
         on_failed: Callable[[Exception], None],
         flush_seconds: Histogram,
+        log: Log,
     ) -> None:
         self._store = store
+        self._log = log
         self._flush_interval_s = flush_interval_s
         self._stable_index = stable_index
         self._on_durable = on_durable
@@ -91,7 +95,10 @@ class LedgerKeeper:
         started = time.perf_counter()
         with self._lock:
             flushed = self._store.flush(index_max)
-        self._flush_seconds.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._flush_seconds.observe(seconds)
+        if seconds > SLOW_S:
+            self._log.warning("storage.flush_slow", seconds=round(seconds, 3))
         return flushed
 
     def hurry(self) -> None:

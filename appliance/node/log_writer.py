@@ -8,9 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from appliance.node.ports import Histogram, LogStore
+from appliance.node.ports import Histogram, Log, LogStore
 from appliance.raft.messages import AnyMessage, Entry, HardState
+
+SLOW_S: Final = 0.25  # a disk this slow is the first suspect when elections come (pains of etcd's users)
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class LogWriter:
         store: the log store; this thread is the only one that changes it.
         on_saved: called on the event loop with the savings that are durable now, in order.
         on_failed: called on the event loop once, with the error; nothing is carried out after it.
+        log: told of slow writes; its methods may be called from any thread.
         fsync_seconds: histogram of the time that one durable write takes.
         batch_entries: histogram of entries in one durable write.
     """
@@ -51,10 +55,13 @@ class LogWriter:
         store: LogStore,
         on_saved: Callable[[list[Saving]], None],
         on_failed: Callable[[Exception], None],
+        *,
+        log: Log,
         fsync_seconds: Histogram,
         batch_entries: Histogram,
     ) -> None:
         self._store = store
+        self._log = log
         self._on_saved = on_saved
         self._on_failed = on_failed
         self._fsync_seconds = fsync_seconds
@@ -119,7 +126,10 @@ class LogWriter:
         if entries or hard_state is not None:
             started = time.perf_counter()
             self._store.append(entries, hard_state)
-            self._fsync_seconds.observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._fsync_seconds.observe(seconds)
+            if seconds > SLOW_S:
+                self._log.warning("storage.fsync_slow", seconds=round(seconds, 3), entries=len(entries))
             self._batch_entries.observe(len(entries))
         self._call(self._on_saved, group)
 

@@ -53,7 +53,7 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
-        EventRow("node.failed", _E, "The node cannot go on: {reason}", ("reason",)),
+        EventRow("node.failed", _E, "The node cannot go on: {reason}", ("node_id", "reason")),
         EventRow("node.task_failed", _E, "The task {task} failed", ("task",)),
         EventRow("node.loop_lag", _W, "The event loop was held up for {lag_s} s", ("lag_s",)),
         # Cluster
@@ -110,6 +110,9 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("http.stopped", _I, "HTTP has stopped", ("address",)),
         EventRow("http.error", _E, "{method} {route} failed with {code}", ("method", "route", "status", "code")),
         EventRow("http.refused", _I, "{method} {route} refused with {code}", ("method", "route", "status", "code")),
+        EventRow(
+            "http.slow", _W, "{method} {route} was slow: {seconds} s", ("method", "route", "status", "seconds")
+        ),
         EventRow("http.auth_failed", _W, "A request was refused: {reason}", ("reason", "address", "actor", "route")),
         EventRow("http.verification_failed", _E, "{key} does not match its proof", ("key", "leaf_index")),
         # Audit

@@ -6,13 +6,10 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 
 from appliance.adapters.telemetry.logs import EcsLog
 from appliance.adapters.telemetry.metrics import Registry
@@ -26,48 +23,11 @@ from appliance.adapters.telemetry.tracing import (
     sample,
 )
 from appliance.tables.settings import LoggingSettings, TelemetrySettings
+from tests.otlp import Collector
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
-
-
-class Collector:
-    """Takes OTLP over HTTP on a free port and keeps (node, span)."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, WireSpan]] = []
-        self.paths: list[str] = []
-        self.status = 200
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.paths.append(self.path)
-                if collector.status == 200:
-                    request = ExportTraceServiceRequest.FromString(body)
-                    for resource_spans in request.resource_spans:
-                        resource = {item.key: item.value.string_value for item in resource_spans.resource.attributes}
-                        assert resource["service.name"] == "scribe-ledger"
-                        for scope_spans in resource_spans.scope_spans:
-                            collector.spans += [(resource["service.node.name"], span) for span in scope_spans.spans]
-                self.send_response(collector.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()
 
 
 @pytest.fixture
