@@ -207,7 +207,7 @@ def _check_ports(directory: Path, base_port: int, nodes: int, *, left: Sequence[
     ours = {child.name for child in left} if old and old.base_port == base_port else set()
     free = [number for number in range(nodes) if f"node{number + 1}" not in ours]
     ports = [port for number in free for port in (base_port + number, base_port + number + PEER_PORT_OFFSET)]
-    check_machine(directory, ports)
+    check_machine(directory, ports, other_ports="--base-port")
 
 
 def _start_supervisor(directory: Path) -> None:

@@ -16,14 +16,20 @@ DISK_BYTES_MIN: Final = 512 * MIB
 MEMORY_BYTES_MIN: Final = 512 * MIB  # three nodes with empty caches take about half of it
 
 
-def check_machine(directory: Path, ports: Sequence[int]) -> None:
-    """Check ports, disk and memory. Raises `CliError` (exit 10) with everything that is missing."""
+def check_machine(directory: Path, ports: Sequence[int], *, other_ports: str) -> None:
+    """Check ports, disk and memory. Raises `CliError` (exit 10) with everything that is missing.
+
+    Args:
+        directory: where data will be; it need not exist.
+        ports: loopback ports that will be listened at.
+        other_ports: how to choose other ones, for the hint.
+    """
     problems: list[str] = []
     hints: list[str] = []
     taken = [port for port in ports if not port_is_free(port)]
     if taken:
         problems.append(f"ports in use: {', '.join(map(str, taken))}")
-        hints.append("stop what listens there (`ss -ltnp`), or choose others with --base-port")
+        hints.append(f"stop what listens there (`ss -ltnp`), or choose others with {other_ports}")
     free_bytes = shutil.disk_usage(_existing(directory)).free
     if free_bytes < DISK_BYTES_MIN:
         problems.append(f"only {size_text(free_bytes)} of disk are free, {size_text(DISK_BYTES_MIN)} are needed")
@@ -33,7 +39,7 @@ def check_machine(directory: Path, ports: Sequence[int]) -> None:
         problems.append(
             f"only {size_text(memory_bytes)} of memory are available, {size_text(MEMORY_BYTES_MIN)} are needed"
         )
-        hints.append("stop other programs, or start fewer nodes: --nodes 1")
+        hints.append("stop other programs, or use a larger machine")
     if problems:
         raise CliError(Exit.NOT_READY, "; ".join(problems), hint="; ".join(hints), code="not_ready")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from appliance.cli.exits import CliError, Exit
 from appliance.cli.init_files import PRIVATE_FILE, make_private_dir, read_env_file, write_file
 from appliance.cli.logs import Source, read_line, show
 from appliance.cli.output import say
+from appliance.cli.preflight import check_machine
 from appliance.cli.probing import health_of, probe_all
 from appliance.cli.session import CREDENTIALS_FILE, Session, parse_urls
 from appliance.cli.shapes import NodeHealth, Process, Processes, Started, Stopped
@@ -23,6 +25,13 @@ COMPOSE_FILE: Final = ROOT / "compose" / "compose.yaml"
 STORED_CREDENTIALS: Final = f"/secrets/operator/{CREDENTIALS_FILE}"
 ENGINE_TIMEOUT_S: Final = 15.0
 LAST_LINES: Final = 20
+_PORTS: Final = {
+    "NODE1_PORT": 8001,
+    "NODE2_PORT": 8002,
+    "NODE3_PORT": 8003,
+    "PROMETHEUS_PORT": 9090,
+    "ALERTMANAGER_PORT": 9093,
+}  # published by compose/compose.yaml with these names and defaults
 _ENDED_WELL: Final = frozenset({"", "0"})
 
 
@@ -50,6 +59,8 @@ def up(session: Session, *, timeout_s: float) -> Started:
     """
     began_s = time.monotonic()
     already = any(row["Service"].startswith("node") and row["State"] == "running" for row in _rows())
+    if not already:
+        check_machine(session.directory, _ports(), other_ports="NODE1_PORT, PROMETHEUS_PORT and their like (.env)")
     say("starting the container stack (the first time builds the image)")
     command = _compose("up", "--detach", "--wait", "--wait-timeout", str(int(timeout_s)))
     done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT)
@@ -192,6 +203,18 @@ def _need_engine() -> None:
 def _compose(*arguments: str) -> list[str]:
     """A command line of Compose; to be run in ROOT, whose `.env` names the file and the profiles."""
     return ["docker", "compose", *arguments]
+
+
+def _ports() -> list[int]:
+    """The ports that the stack publishes on loopback, as the environment and `.env` set them."""
+    chosen = {**read_env_file(ROOT / ".env"), **os.environ}
+    with_dashboards = {"dashboards", "*"} & set(chosen.get("COMPOSE_PROFILES", "").split(","))
+    defaults = {**_PORTS, **({"GRAFANA_PORT": 3000} if with_dashboards else {})}
+    texts = {name: chosen.get(name) or str(default) for name, default in defaults.items()}
+    for name, text in texts.items():
+        if not text.isdecimal():
+            raise CliError(Exit.USAGE, f"{name}={text} is no port", hint="give a number", code="usage")
+    return [int(text) for text in texts.values()]
 
 
 def _rows() -> list[dict[str, Any]]:

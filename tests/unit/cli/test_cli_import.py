@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -191,3 +195,29 @@ def test_an_import_id_that_cannot_be_one_is_refused(import_id: str, start_node: 
     write_records(tmp_path / "in.ndjson", 1)
     result = run([start_node()], "kv", "import", str(tmp_path / "in.ndjson"), "--import-id", import_id)
     assert result.exit_code == Exit.USAGE
+
+
+def test_ctrl_c_ends_it_with_counts_and_the_way_to_go_on(start_node: StartNode, tmp_path: Path) -> None:
+    """As a real process, because the signal has to reach the event loop."""
+    write_records(tmp_path / "in.ndjson", 100)
+    node = start_node("ok", always="no_leader:0.1")
+    code = "from appliance.cli.main import run; run()"
+    words = ["kv", "import", str(tmp_path / "in.ndjson"), "--batch", "10", "--url", node.url, "-o", "json"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--api-key", API_KEY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    deadline_s = time.monotonic() + 20.0
+    while len(node.requests) < 5:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == Exit.INTERRUPTED, err.decode()
+    summary = json.loads(out)
+    assert (summary["acknowledged"], summary["complete"]) == (10, False)
+    assert summary["unknown"] > 0
+    assert f"--import-id {summary['import_id']}" in json.loads(err.splitlines()[-1])["error"]["hint"]
+    assert b"Traceback" not in err

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from appliance.cli import preflight
+from appliance.cli import preflight, stack
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.logs import last_lines, show_last, sources_of
 from appliance.cli.node_main import run_from_file
@@ -20,7 +21,7 @@ def test_taken_ports_are_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(CliError) as caught:
-            preflight.check_machine(tmp_path / "not" / "there", [port])
+            preflight.check_machine(tmp_path / "not" / "there", [port], other_ports="--base-port")
     assert caught.value.exit_code is Exit.NOT_READY
     assert str(port) in caught.value.message
     assert "--base-port" in caught.value.hint
@@ -30,13 +31,13 @@ def test_taken_ports_are_named(tmp_path: Path) -> None:
 def test_too_little_room_is_told_with_figures(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, limit, 2**60)
     with pytest.raises(CliError) as caught:
-        preflight.check_machine(tmp_path, [])
+        preflight.check_machine(tmp_path, [], other_ports="")
     assert caught.value.exit_code is Exit.NOT_READY
     assert "GiB are needed" in caught.value.message
 
 
 def test_a_machine_that_is_ready_passes(tmp_path: Path) -> None:
-    preflight.check_machine(tmp_path, [])
+    preflight.check_machine(tmp_path, [], other_ports="")
 
 
 def test_log_lines_of_nodes_are_merged_by_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +80,18 @@ def test_a_bad_configuration_ends_scribe_node_with_code_2(tmp_path: Path, capsys
     assert str(config) in told
     assert "max_cash_size" in told
     assert run_from_file(tmp_path / "none.toml", validate=False) == Exit.USAGE
+
+
+def test_the_stacks_ports_are_those_of_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked before `up` is what compose.yaml publishes, name by name and default by default."""
+    for name in (*stack._PORTS, "GRAFANA_PORT", "COMPOSE_PROFILES"):
+        monkeypatch.delenv(name, raising=False)
+    text = (stack.ROOT / "compose" / "compose.yaml").read_text(encoding="utf-8")
+    published = {int(port) for port in re.findall(r"127\.0\.0\.1:\$\{[A-Z0-9_]+:-(\d+)\}:", text)}
+    assert set(stack._ports()) == published
+    monkeypatch.setenv("COMPOSE_PROFILES", "")
+    monkeypatch.setenv("NODE1_PORT", "18001")
+    assert set(stack._ports()) == published - {3000, 8001} | {18001}
+    monkeypatch.setenv("NODE1_PORT", "all")
+    with pytest.raises(CliError, match="NODE1_PORT=all"):
+        stack._ports()
