@@ -38,7 +38,7 @@ from appliance.raft.messages import (
     make_entry,
 )
 from appliance.raft.progress import ProgressState
-from appliance.raft.state import RaftSettings, RaftState
+from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings, RaftState
 
 
 class NotLeader(Exception):
@@ -182,8 +182,10 @@ class RaftCore:
 
     def request_read(self, context: int) -> None:
         """Ask for a linearizable read; it comes back in `Ready.reads` or `Ready.reads_failed` (or, if a message is
-        lost, never: the driver has a time-out and calls `forget_read`).
+        lost, never: the driver has a time-out and calls `forget_read`). `context` is a number below 2**32 that this
+        core was not given before.
         """
+        assert 0 <= context < 1 << READ_CONTEXT_BITS
         reads.request_read(self.state, context)
 
     def forget_read(self, context: int) -> None:

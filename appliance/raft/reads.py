@@ -23,7 +23,7 @@ def request_read(state: RaftState, context: int) -> None:
         state.reads_failed.append(context)
     else:
         state.asked_reads.add(context)
-        state.messages.append(state.make(ReadIndexRequest, state.leader_id, context=context))
+        state.messages.append(state.make(ReadIndexRequest, state.leader_id, context=state.read_epoch | context))
 
 
 def on_read_index_request(state: RaftState, message: ReadIndexRequest) -> None:
@@ -37,13 +37,14 @@ def on_read_index_request(state: RaftState, message: ReadIndexRequest) -> None:
 
 def on_read_index_response(state: RaftState, message: ReadIndexResponse) -> None:
     """The leader's answer to this follower's question."""
-    if message.context not in state.asked_reads:
+    context = message.context ^ state.read_epoch
+    if context not in state.asked_reads:
         return
-    state.asked_reads.discard(message.context)
+    state.asked_reads.discard(context)
     if message.ok:
-        state.reads_ready.append(ReadReady(message.context, message.index))
+        state.reads_ready.append(ReadReady(context, message.index))
     else:
-        state.reads_failed.append(message.context)
+        state.reads_failed.append(context)
 
 
 def start_round(state: RaftState) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,9 @@ from appliance.raft.messages import (
 from appliance.raft.progress import Progress
 
 M = TypeVar("M", bound=Message)
+
+READ_CONTEXT_BITS: Final = 32
+READ_EPOCH_BITS: Final = 31  # together within a signed 64-bit integer
 
 
 class RaftSettings(Struct, frozen=True, kw_only=True):
@@ -108,6 +111,9 @@ class RaftState:
         self.round_index = 0
         self.waiting_reads: list[PendingRead] = []  # wait for the next round
         self.asked_reads: set[int] = set()  # contexts asked of the leader by this follower
+        # Contexts are small numbers that begin anew with each start of the node: a late answer to a question of an
+        # earlier life must not pass for the answer to this one's, because its index may be too old.
+        self.read_epoch = random.getrandbits(READ_EPOCH_BITS) << READ_CONTEXT_BITS
         # outbox
         self.messages: list[AnyMessage] = []
         self.messages_after_persist: list[AnyMessage] = []

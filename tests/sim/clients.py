@@ -49,6 +49,7 @@ class Attempt:
         self.redirects = 0
         self.node_id = 0
         self.proposed: tuple[int, int] | None = None
+        self.read_context = 0
 
     @property
     def key(self) -> str:

@@ -45,6 +45,7 @@ class SimNode:
         self.apply_scheduled = False
         self.waiting: dict[int, list[tuple[int, Attempt]]] = {}  # index -> (term, attempt)
         self.asked: dict[int, Attempt] = {}  # read context -> attempt
+        self.reads_asked = 0
         self.confirmed: list[tuple[int, Attempt]] = []  # (read index, attempt)
         self.sending_to: set[int] = set()
 
@@ -94,7 +95,7 @@ class SimNode:
         self.asked.clear()
         self.confirmed.clear()
         self.sending_to.clear()
-        self.stamp_us = 0
+        self.stamp_us = self.reads_asked = 0
 
     def resume(self) -> None:
         """Wake up from a pause: what came in meanwhile is worked off in order."""
@@ -152,13 +153,16 @@ class SimNode:
             return
         if not attempt.open:
             return
-        self.asked[attempt.number] = attempt
-        self.core.request_read(attempt.number)
+        self.reads_asked += 1  # from 1 after each start, as a driver's counter would be
+        attempt.read_context = self.reads_asked
+        self.asked[attempt.read_context] = attempt
+        self.core.request_read(attempt.read_context)
         self.drain()
 
     def forget_read(self, attempt: Attempt) -> None:
-        if self.core is not None and self.asked.pop(attempt.number, None) is not None:
-            self.core.forget_read(attempt.number)
+        if self.core is not None and self.asked.get(attempt.read_context) is attempt:
+            del self.asked[attempt.read_context]
+            self.core.forget_read(attempt.read_context)
 
     def transfer(self, target: int) -> None:
         if self.core is not None and not self.paused and self.core.status().role is Role.LEADER:

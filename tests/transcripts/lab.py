@@ -26,7 +26,9 @@ from appliance.raft.messages import (
     VoteResponse,
     make_entry,
 )
-from appliance.raft.state import RaftSettings
+from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings
+
+CONTEXT_MASK = (1 << READ_CONTEXT_BITS) - 1  # above it stands what tells the lives of a node apart
 
 
 class Stored:
@@ -235,9 +237,11 @@ def describe(message: AnyMessage) -> str:
         case HeartbeatResponse():
             text = f"heartbeat answer round {message.round}"
         case ReadIndexRequest():
-            text = f"read index for {message.context}?"
+            text = f"read index for {message.context & CONTEXT_MASK}?"
         case ReadIndexResponse():
-            text = f"read index for {message.context}: " + (str(message.index) if message.ok else "refused")
+            text = f"read index for {message.context & CONTEXT_MASK}: " + (
+                str(message.index) if message.ok else "refused"
+            )
         case _:
             text = "campaign now"
     return f"{message.sender}->{message.to} [{message.term}] {text}"

@@ -21,6 +21,7 @@ from appliance.raft.messages import (
     HeartbeatResponse,
     Member,
     MemberRole,
+    ReadIndexRequest,
     ReadIndexResponse,
     ReadReady,
     Ready,
@@ -53,6 +54,7 @@ def make_core(
     hard_state: HardState | None = None,
     applied_index: int = 0,
     snapshot_index: int = 0,
+    random_seed: int = 1,
 ) -> RaftCore:
     entries = [make_entry(t, snapshot_index + n, EntryKind.NORMAL, b"x") for n, t in enumerate(terms, 1)]
     starts = [(e.index, e.term) for n, e in enumerate(entries) if n == 0 or entries[n - 1].term != e.term]
@@ -67,7 +69,7 @@ def make_core(
         term_starts=starts,
         configurations=(),
         applied_index=applied_index,
-        random=Random(1),
+        random=Random(random_seed),
     )
 
 
@@ -387,8 +389,21 @@ def test_reads_fail_when_the_leader_changes() -> None:
     settle(core)
     core.step(says(Heartbeat, 4, sender=3, commit_index=0, round=0))
     assert [r.reads_failed for r in settle(core) if r.reads_failed] == [(11,)]
-    core.step(says(ReadIndexResponse, 4, sender=3, context=11, index=9))
+    core.step(says(ReadIndexResponse, 4, sender=3, context=core.state.read_epoch | 11, index=9))
     assert not [r for r in settle(core) if r.reads], "an answer that nobody waits for"
+
+
+def test_an_answer_to_an_earlier_life_is_not_taken_for_this_one() -> None:
+    questions = []
+    for life in (1, 2):
+        core = make_core(random_seed=life)
+        core.step(says(Heartbeat, 3, sender=2, commit_index=0, round=0))
+        core.request_read(1)
+        questions += [m.context for m in sent(settle(core)) if isinstance(m, ReadIndexRequest)]
+    core.step(says(ReadIndexResponse, 3, context=questions[0], index=5))
+    assert not [r for r in settle(core) if r.reads]
+    core.step(says(ReadIndexResponse, 3, context=questions[1], index=9))
+    assert [r.reads for r in settle(core)] == [(ReadReady(1, 9),)]
 
 
 def test_a_leader_that_steps_down_fails_its_own_reads() -> None:
