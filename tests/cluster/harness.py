@@ -95,7 +95,12 @@ class Cluster:
         """Signal a node and wait for its end; answers its exit code."""
         process = self.processes.pop(node)
         process.send_signal(number)
-        return process.wait(timeout=START_S)
+        try:
+            return process.wait(timeout=START_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"node {node} did not end on {number.name} within {START_S:g} s") from None
 
     def stop(self, *nodes: int) -> None:
         """SIGTERM; every node must end with 0."""
