@@ -122,16 +122,19 @@ class DuckDbAudit:
         self._slots = asyncio.Semaphore(settings.query_concurrency)
         self._waiting = 0
         self._closed = False
+        self._sweeping = asyncio.Lock()
+        self._swept = False
         self._spare: asyncio.Task[_Worker] | None = None
         self._spare_timer: asyncio.TimerHandle | None = None
+        self._starting: set[asyncio.Task[_Worker]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._verified: tuple[SegmentStamp, ...] = ()
         self._counts = {name: instruments.counter("scribe_audit_queries_total", outcome=name) for name in _OUTCOMES}
         self._seconds = instruments.histogram("scribe_audit_query_seconds")
 
     async def start(self) -> None:
-        """Remove what killed workers left behind and start the spare worker. Optional: a query does without."""
-        await asyncio.to_thread(_remove_spill, self._directory)
+        """Start the spare worker, so that the first query need not wait for it. Optional."""
+        await self._sweep()
         self._keep_spare()
 
     async def close(self) -> None:
@@ -140,8 +143,8 @@ class DuckDbAudit:
         if self._spare_timer is not None:
             self._spare_timer.cancel()
         self._drop_spare()
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        while self._starting or self._background:
+            await asyncio.wait({*self._starting, *self._background})
 
     async def query(self, sql: str, params: list[Any] | dict[str, Any] | None, fmt: str, limit: int) -> AuditAnswer:
         """Answer at most `limit` (and `max_rows`) rows of one SELECT in `fmt` (`json`, `csv`, `arrow`, `parquet`).
@@ -173,6 +176,13 @@ class DuckDbAudit:
             )
         return answer
 
+    async def _sweep(self) -> None:
+        """Remove, once and before any worker of ours spills, what workers of an earlier process left behind."""
+        async with self._sweeping:
+            if not self._swept:
+                await asyncio.to_thread(_remove_spill, self._directory)
+                self._swept = True
+
     async def _query(self, sql: str, params: list[Any] | dict[str, Any] | None, fmt: str, limit: int) -> _Outcome:
         if len(sql) > SQL_BYTES_MAX or "\x00" in sql:
             raise ApplianceError("bad_query", f"SQL has at most {SQL_BYTES_MAX} characters and no NUL.")
@@ -197,6 +207,7 @@ class DuckDbAudit:
         limit_s = self._settings.query_timeout
         try:
             async with asyncio.timeout(limit_s) as timer:
+                await self._sweep()
                 path = await self._settle()
                 task = Task(
                     ledger_path=os.fspath(path.resolve()),
@@ -268,11 +279,11 @@ class DuckDbAudit:
     async def _take_worker(self) -> _Worker:
         """The spare, or a new one when the spare died while it waited."""
         for _ in range(2):
-            starting, self._spare = self._spare or asyncio.create_task(self._spawn()), None
+            starting, self._spare = self._spare or self._start_worker(), None
             try:
                 worker = await asyncio.shield(starting)
             except asyncio.CancelledError:
-                starting.add_done_callback(self._discard)
+                self._abandon(starting)
                 raise
             except (OSError, EOFError, TimeoutError) as error:
                 raise ApplianceError("internal", f"An audit worker cannot be started: {error}") from error
@@ -281,6 +292,18 @@ class DuckDbAudit:
             worker.kill()
             self._later(self._reap(worker))
         raise ApplianceError("internal", "Audit workers end as soon as they are started.")
+
+    def _start_worker(self) -> asyncio.Task[_Worker]:
+        """Start a worker in a task of its own, so that a cancelled query cannot lose the process half-way."""
+        starting = asyncio.create_task(self._spawn())
+        self._starting.add(starting)
+        starting.add_done_callback(self._started)
+        return starting
+
+    def _started(self, starting: asyncio.Task[_Worker]) -> None:
+        self._starting.discard(starting)
+        if not starting.cancelled():
+            starting.exception()  # whoever takes the worker meets it; a spare's is not worth a warning
 
     async def _spawn(self) -> _Worker:
         process = await asyncio.create_subprocess_exec(
@@ -301,6 +324,7 @@ class DuckDbAudit:
                     raise EOFError("the audit worker did not say that it is ready")
         except BaseException:
             worker.kill()
+            self._later(self._reap(worker))
             raise
         return worker
 
@@ -309,19 +333,24 @@ class DuckDbAudit:
         if self._closed:
             return
         if self._spare is None:
-            self._spare = asyncio.create_task(self._spawn())
-            self._spare.add_done_callback(_forget_error)
+            self._spare = self._start_worker()
         if self._spare_timer is not None:
             self._spare_timer.cancel()
         self._spare_timer = asyncio.get_running_loop().call_later(SPARE_IDLE_S, self._drop_spare)
 
     def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.add_done_callback(self._discard)
-            self._spare = None
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._abandon(spare)
+
+    def _abandon(self, starting: asyncio.Task[_Worker]) -> None:
+        """End a worker that nobody will use, as soon as it has started."""
+        if starting.done():
+            self._discard(starting)
+        else:
+            starting.add_done_callback(self._discard)
 
     def _discard(self, starting: asyncio.Task[_Worker]) -> None:
-        """End a worker that nobody will use."""
         if starting.cancelled() or starting.exception() is not None:
             return
         starting.result().kill()
@@ -339,12 +368,6 @@ class DuckDbAudit:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _forget_error(starting: asyncio.Task[_Worker]) -> None:
-    """A spare that could not be started is noticed by the query that takes it."""
-    if not starting.cancelled():
-        starting.exception()
 
 
 def _remove_spill(directory: Path) -> None:

@@ -295,6 +295,16 @@ async def test_a_worker_that_dies_is_an_error_and_the_next_query_works(small: Le
     await desk.close()
 
 
+async def test_what_an_earlier_process_spilled_is_removed(small: Ledger, tmp_path: Path) -> None:
+    left = tmp_path / "audit" / "spill-1" / "duckdb_temp_storage.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left behind")
+    desk = Desk(small, tmp_path)
+    await desk.ask("SELECT 1")
+    assert not left.parent.exists()
+    await desk.close()
+
+
 async def test_workers_end_when_the_engine_closes(small: Ledger, tmp_path: Path) -> None:
     desk = Desk(small, tmp_path)
     await desk.engine.start()
@@ -369,7 +379,7 @@ async def test_segments_are_sealed_kept_and_rebuilt(tmp_path: Path) -> None:
     segment.write_bytes(data)
     assert await desk.ask(question) == expected
     assert desk.events().count("audit.segment_rebuilt") == 1
-    rows = await desk.ask("SELECT list(index) = list_sort(list(index)) FROM audit")
-    assert rows == [[True]]  # in the order of the index without being asked
+    rows = await desk.ask("SELECT index FROM audit")
+    assert rows == sorted(rows)  # in the order of the index without being asked
     await desk.close()
     ledger.close()
