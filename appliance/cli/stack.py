@@ -55,17 +55,20 @@ def engine_problem() -> str:
 def up(session: Session, *, timeout_s: float) -> Started:
     """Start the stack, wait until its services are healthy, fetch the credentials.
 
-    COMPOSE_PROFILES chooses the parts beside the ledger (`dashboards`, `logs`), as always with Compose.
+    COMPOSE_PROFILES chooses the parts beside the ledger (`dashboards`, `logs`), as always with Compose. They start
+    behind it, one after the other, and nobody waits for them: an image that cannot be pulled costs its part alone.
     """
     began_s = time.monotonic()
     already = any(row["Service"].startswith("node") and row["State"] == "running" for row in _rows())
     if not already:
         check_machine(session.directory, _ports(), other_ports="NODE1_PORT, PROMETHEUS_PORT and their like (.env)")
     say("starting the container stack (the first time builds the image)")
-    command = _compose("up", "--detach", "--wait", "--wait-timeout", str(int(timeout_s)))
-    done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT)
-    if done.returncode:
+    command = _compose("up", "--detach", "--build", "--wait", "--wait-timeout", str(int(timeout_s)))
+    if _run_with_profiles(command, ""):
         raise _failed_start()
+    for profile in _profiles():
+        if _run_with_profiles(_compose("up", "--detach"), profile):
+            say(f"the ledger is up, but its part `{profile}` is not; the words of docker are above")
     credentials = fetch_credentials(session.directory)
     urls = parse_urls(read_env_file(credentials).get("APPLIANCE_URL", ""))
     return Started(
@@ -75,6 +78,18 @@ def up(session: Session, *, timeout_s: float) -> Started:
         already=already,
         seconds=round(time.monotonic() - began_s, 3),
     )
+
+
+def _profiles() -> list[str]:
+    """The parts beside the ledger that the environment or `.env` asks for."""
+    chosen = {**read_env_file(ROOT / ".env"), **os.environ}
+    return [name for name in chosen.get("COMPOSE_PROFILES", "").split(",") if name]
+
+
+def _run_with_profiles(command: list[str], profiles: str) -> int:
+    """Run Compose with these profiles on; answers its exit code."""
+    environment = {**os.environ, "COMPOSE_PROFILES": profiles}
+    return subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT, env=environment).returncode
 
 
 def fetch_credentials(directory: Path) -> Path:
@@ -178,11 +193,11 @@ def _failed_start() -> CliError:
             _compose("logs", "--no-color", "--tail", str(LAST_LINES), service), check=False, stdout=sys.stderr
         )
     names = ", ".join(failed)
-    hint = "correct what its last lines say, then `appliance up` again" if failed else "the words of docker are above; "
+    hint = "correct what its last lines say, then `appliance up` again"
     if not failed:
-        hint += (
-            "an image that cannot be pulled can be replaced (GRAFANA_IMAGE, ELASTICSEARCH_IMAGE, ...) or left out: "
-            "COMPOSE_PROFILES= appliance up starts the ledger with Prometheus and Alertmanager alone"
+        hint = (
+            "the words of docker are above; an image that cannot be pulled can be replaced (PYTHON_IMAGE, "
+            "PROMETHEUS_IMAGE, ALERTMANAGER_IMAGE), and `appliance up --local` needs none"
         )
     return CliError(
         Exit.FAILURE, f"the stack did not start{f': {names} failed' if failed else ''}", hint=hint, code="stack"
@@ -208,7 +223,7 @@ def _compose(*arguments: str) -> list[str]:
 def _ports() -> list[int]:
     """The ports that the stack publishes on loopback, as the environment and `.env` set them."""
     chosen = {**read_env_file(ROOT / ".env"), **os.environ}
-    with_dashboards = {"dashboards", "*"} & set(chosen.get("COMPOSE_PROFILES", "").split(","))
+    with_dashboards = {"dashboards", "*"} & set(_profiles())
     defaults = {**_PORTS, **({"GRAFANA_PORT": 3000} if with_dashboards else {})}
     texts = {name: chosen.get(name) or str(default) for name, default in defaults.items()}
     for name, text in texts.items():
