@@ -113,7 +113,7 @@ async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
     await server.stop(STOP_GRACE_S)
     await audit.close()
     await driver.stop()
-    tracer.close()
+    await asyncio.to_thread(tracer.close)  # it waits for the last export
     directory.close()
     log.info("node.stopped", node_id=node_id)
     return EXIT_FAILED if failures else 0

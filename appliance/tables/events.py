@@ -63,16 +63,9 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),
         EventRow("raft.leader", _I, "Node {leader_id} leads in term {term}", ("leader_id", "term")),
         EventRow("raft.no_leader", _W, "No leader is known in term {term}", ("term",)),
-        EventRow("raft.stepped_down", _W, "No longer leader in term {term}: {reason}", ("term", "reason")),
-        EventRow("raft.diverged", _E, "The state differs from the leader's at index {index}", ("index",)),
         # Storage
-        EventRow("storage.opened", _I, "{part} opened at index {index}", ("part", "index", "size_bytes")),
-        EventRow("storage.recovered", _I, "{part} recovered: {detail}", ("part", "detail", "index")),
         EventRow("storage.flush_slow", _W, "Writing applied changes took {seconds} s", ("seconds", "entries")),
         EventRow("storage.fsync_slow", _W, "Making the log durable took {seconds} s", ("seconds", "entries")),
-        EventRow("storage.failed", _E, "{part} failed", ("part", "path")),
-        EventRow("storage.damaged", _E, "{part} is damaged: {detail}", ("part", "detail", "path", "index")),
-        EventRow("storage.disk_full", _E, "The disk is full; writes are refused", ("free_bytes", "path")),
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),
@@ -95,7 +88,6 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow(
             "peer.refused", _W, "A peer was refused: {reason}", ("peer", "address", "reason", "detail", "by_peer")
         ),
-        EventRow("peer.message_dropped", _D, "A message to node {peer} was dropped", ("peer", "reason", "kind")),
         EventRow(
             "peer.bad_message", _W, "Node {peer} sent what cannot be read: {reason}", ("peer", "reason", "detail")
         ),
@@ -109,12 +101,8 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("http.started", _I, "HTTP answers on {address}", ("address", "tls")),
         EventRow("http.stopped", _I, "HTTP has stopped", ("address",)),
         EventRow("http.error", _E, "{method} {route} failed with {code}", ("method", "route", "status", "code")),
-        EventRow("http.refused", _I, "{method} {route} refused with {code}", ("method", "route", "status", "code")),
-        EventRow(
-            "http.slow", _W, "{method} {route} was slow: {seconds} s", ("method", "route", "status", "seconds")
-        ),
+        EventRow("http.slow", _W, "{method} {route} was slow: {seconds} s", ("method", "route", "status", "seconds")),
         EventRow("http.auth_failed", _W, "A request was refused: {reason}", ("reason", "address", "actor", "route")),
-        EventRow("http.verification_failed", _E, "{key} does not match its proof", ("key", "leaf_index")),
         # Audit
         EventRow("audit.query", _I, "An audit query ended with {outcome}", ("sql", "outcome", "rows", "seconds")),
         EventRow("audit.query_failed", _W, "An audit query failed with {outcome}", ("outcome", "seconds", "detail")),
@@ -122,9 +110,6 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("audit.segment_rebuilt", _W, "Audit segment {segment} is damaged and is rebuilt", ("segment",)),
         EventRow("audit.worker_failed", _W, "An audit worker ended with {exit_code}", ("exit_code", "detail")),
         # Configuration and telemetry
-        EventRow("config.loaded", _I, "Configuration read from {path}", ("path",)),
-        EventRow("config.reloaded", _I, "Reloaded: {changed}", ("path", "changed")),
-        EventRow("config.reload_failed", _E, "The reload failed; what was set before stays", ("path", "reason")),
         EventRow("log.file_failed", _W, "The log file cannot be written: {reason}", ("path", "reason")),
         EventRow("log.python", _I, "{text}", ("text", "logger")),
         EventRow("trace.export_failed", _W, "Traces cannot be exported to {endpoint}", ("endpoint",)),

@@ -55,6 +55,11 @@ def test_every_logged_event_is_in_the_table_with_its_level_and_fields() -> None:
     assert found == []
 
 
+def test_every_event_of_the_table_is_logged_somewhere() -> None:
+    sources = [path.read_text() for path in ROOT.rglob("*.py") if path.name != "events.py"]
+    assert [name for name in EVENTS if not any(f'"{name}"' in source for source in sources)] == []
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
