@@ -117,5 +117,22 @@ def query_error(error: Exception) -> ApplianceError:
     return ApplianceError("bad_query", str(error).strip() or type(error).__name__)
 
 
+_STREAMED: Final = {
+    "Out of Memory Error": MemoryError,
+    "INTERNAL Error": duckdb.InternalException,
+    "FATAL Error": duckdb.FatalException,
+}
+
+
+def streamed_error(error: OSError) -> ApplianceError:
+    """The same of an error that came when rows were flowing already: Arrow makes it an `OSError` without a number,
+    which has DuckDB's words and lost its class. Raises the error itself when it is the system's.
+    """
+    if error.errno is not None:
+        raise error
+    text = str(error)
+    return query_error(_STREAMED.get(text.partition(":")[0], duckdb.Error)(text))
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]

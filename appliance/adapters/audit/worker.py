@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from appliance.adapters.audit.answers import Answer, encode_answer
 from appliance.adapters.audit.protocol import LENGTH_BYTES, Done, Failed, Progress, Ready, Reply, Task
-from appliance.adapters.audit.sandbox import check_sql, lock, open_database, query_error
+from appliance.adapters.audit.sandbox import check_sql, lock, open_database, query_error, streamed_error
 from appliance.adapters.audit.segments import SegmentStore
 from appliance.adapters.audit.tables import make_audit, make_current, names_current
 from appliance.tables.errors import ApplianceError
@@ -97,7 +97,10 @@ def _run(task: Task, channel: Channel) -> tuple[Answer, SegmentStore]:
         if result is None:
             raise ApplianceError("bad_query", "The statement has no result.")
         reader = result.to_arrow_reader(BATCH_ROWS)  # streams: rows beyond the limit are never made
-        return encode_answer(reader, task.format, task.limit, task.answer_bytes_max), store
+        try:
+            return encode_answer(reader, task.format, task.limit, task.answer_bytes_max), store
+        except OSError as error:
+            raise streamed_error(error) from error
     except (duckdb.Error, MemoryError) as error:
         raise query_error(error) from error
     except (pa.ArrowException, OverflowError, UnicodeError) as error:

@@ -248,6 +248,37 @@ async def test_a_query_that_needs_too_much_memory_is_ended(small: Ledger, tmp_pa
     assert list(desk.directory.glob("spill-*")) == []
 
 
+@pytest.mark.parametrize(
+    ("sql", "code", "words"),
+    [
+        pytest.param(
+            "SELECT CASE WHEN x = 50000 THEN error('too late') ELSE 'a' END FROM range(60000) t(x)",
+            "bad_query",
+            "too late",
+            id="raised by the query",
+        ),
+        pytest.param(
+            "SELECT CASE WHEN x = 50000 THEN 'x' ELSE '1' END::INT FROM range(60000) t(x)",
+            "bad_query",
+            "Could not convert string 'x' to INT32",
+            id="a conversion",
+        ),
+        pytest.param(
+            "SELECT repeat('a', 100000000) FROM range(100)", "query_memory", "raise [audit] query_memory", id="memory"
+        ),
+    ],
+)
+async def test_an_error_after_the_first_rows_is_the_querys_too(
+    small: Ledger, tmp_path: Path, sql: str, code: str, words: str
+) -> None:
+    desk = Desk(small, tmp_path, query_memory=128 * 2**20)
+    with pytest.raises(ApplianceError) as caught:
+        await desk.ask(sql)
+    assert caught.value.code == code
+    assert words in caught.value.detail
+    await desk.close()
+
+
 async def test_a_sort_larger_than_memory_spills_and_leaves_nothing(small: Ledger, tmp_path: Path) -> None:
     desk = Desk(small, tmp_path, query_memory=64 * 2**20)
     ((last,),) = await desk.ask(
