@@ -289,9 +289,13 @@ def test_harmless_text_is_left_alone() -> None:
 def root_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    server = logging.getLogger("uvicorn.error")
+    server_level = server.level  # a server that another test of this process started may have raised it
+    server.setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    server.setLevel(server_level)
     logging.captureWarnings(False)
 
 
