@@ -53,14 +53,19 @@ EXIT_FAILED: Final = 1
 LATENCY: Final = "scribe_request_latency_seconds"
 
 
-def run_node(settings: Settings) -> int:
-    """Run one node until SIGTERM or SIGINT; answers the exit code."""
+def run_node(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Run one node until SIGTERM or SIGINT; answers the exit code.
+
+    Args:
+        settings: the configuration to start with.
+        reread: answers the configuration as it is now, for SIGHUP; raises `ValueError` when it is not acceptable.
+    """
     registry = Registry(settings.node.id)
     log = EcsLog(settings.logging, settings.node.id, registry)
     route_stdlib(log)
     log.info("node.starting", node_id=settings.node.id, version=__version__, data_dir=settings.node.data_dir)
     try:
-        return uvloop.run(_run(settings, registry, log))
+        return uvloop.run(_run(settings, reread, registry, log))
     except (StorageError, OSError, ValueError) as error:
         log.error("node.failed", reason=str(error), error=error)
         return EXIT_FAILED
@@ -68,7 +73,7 @@ def run_node(settings: Settings) -> int:
         log.close()
 
 
-async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
+async def _run(settings: Settings, reread: Callable[[], Settings], registry: Registry, log: EcsLog) -> int:
     """Put the node together, run it until it is told to stop or cannot go on, and take it apart in good order."""
     stop = asyncio.Event()
     failures: list[str] = []
@@ -80,7 +85,8 @@ async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, log.reopen)
+    limiter = RateLimiter(**_limits(settings))
+    loop.add_signal_handler(signal.SIGHUP, _reload, reread, limiter, log)
 
     node_id = settings.node.id
     tracer = make_tracer(
@@ -90,7 +96,7 @@ async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
     driver = _make_driver(settings, directory, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal)
     service = _make_service(settings, driver, registry)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
-    server = _make_server(settings, service, audit, tracer=tracer, registry=registry, log=log)
+    server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
     await driver.start()
     await server.start()
     sampler = Sampler(driver, registry, settings.storage.capacity_keys, time.time())
@@ -117,6 +123,25 @@ async def _run(settings: Settings, registry: Registry, log: EcsLog) -> int:
     directory.close()
     log.info("node.stopped", node_id=node_id)
     return EXIT_FAILED if failures else 0
+
+
+def _reload(reread: Callable[[], Settings], limiter: RateLimiter, log: EcsLog) -> None:
+    """SIGHUP: open the log file anew and apply the settings that the table marks so. Nothing of it ends the node."""
+    log.reopen()
+    try:
+        settings = reread()
+    except ValueError as error:
+        log.error("node.reload_failed", reason=str(error))
+        return
+    log.set_level(settings.logging.level)
+    limiter.configure(**_limits(settings))
+    applied = {"level": settings.logging.level, **_limits(settings)}
+    log.info("node.reloaded", applied=", ".join(f"{name} {value}" for name, value in applied.items()))
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    limit = settings.security.rate_limit
+    return {"max_requests": limit.max_requests, "window_secs": limit.window_secs, "burst_size": limit.burst_size}
 
 
 def _watch(work: Coroutine[Any, Any, None], name: str, log: Log) -> asyncio.Task[None]:
@@ -221,17 +246,21 @@ def _make_service(settings: Settings, driver: Driver, registry: Registry) -> Ser
 
 
 def _make_server(
-    settings: Settings, service: Service, audit: DuckDbAudit, *, tracer: GatewayTracer, registry: Registry, log: Log
+    settings: Settings,
+    service: Service,
+    audit: DuckDbAudit,
+    limiter: RateLimiter,
+    *,
+    tracer: GatewayTracer,
+    registry: Registry,
+    log: Log,
 ) -> HttpServer:
-    limit = settings.security.rate_limit
     app = create_app(
         GatewayDeps(
             node=service,
             audit=audit,
             keys=KeyRegistry.parse(Path(settings.security.api_keys_file).read_bytes()),
-            limiter=RateLimiter(
-                max_requests=limit.max_requests, window_secs=limit.window_secs, burst_size=limit.burst_size
-            ),
+            limiter=limiter,
             settings=settings,
             instruments=registry,
             tracer=tracer,

@@ -147,7 +147,7 @@ A node reads one TOML file (`scribe-node --config FILE`), then the environment o
 An unknown key, a wrong type or a value out of bounds stops the start; the message lists every problem at once.
 `scribe-node --config FILE --validate` does only that.
 
-Keys marked *reload* are applied by SIGHUP or `POST /admin/reload`; the others need a restart.
+Keys marked *reload* are applied by SIGHUP, which also opens the log file anew; the others need a restart.
 """
 
 

@@ -17,13 +17,17 @@ class TokenBuckets:
     """
 
     def __init__(self, rate_per_s: float, burst: int, buckets_max: int = BUCKETS_MAX) -> None:
-        assert rate_per_s > 0
-        assert burst >= 1
         assert buckets_max >= 1
-        self._rate_per_s = rate_per_s
-        self._burst = float(burst)
+        self.configure(rate_per_s, burst)
         self._buckets_max = buckets_max
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> (tokens, at which second)
+
+    def configure(self, rate_per_s: float, burst: int) -> None:
+        """Refill and hold as this says from now on; what is held stays, as far as it fits."""
+        assert rate_per_s > 0
+        assert burst >= 1
+        self._rate_per_s = rate_per_s
+        self._burst = float(burst)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -58,6 +62,11 @@ class RateLimiter:
         rate_per_s = max_requests / window_secs
         self._keys = TokenBuckets(rate_per_s, burst_size, buckets_max)
         self._addresses = TokenBuckets(rate_per_s, burst_size, buckets_max)
+
+    def configure(self, *, max_requests: int, window_secs: int, burst_size: int) -> None:
+        """Limit to this from now on; nobody's bucket is forgotten."""
+        for buckets in (self._keys, self._addresses):
+            buckets.configure(max_requests / window_secs, burst_size)
 
     def wait_for_key_s(self, name: str, now_s: float) -> float:
         """Count a request of the API key `name`; 0.0 when it may pass, else seconds to wait."""

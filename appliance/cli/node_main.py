@@ -30,7 +30,7 @@ def run_from_file(config: Path, *, validate: bool) -> int:
         return Exit.OK
     from appliance.wiring import run_node
 
-    return run_node(settings)
+    return run_node(settings, lambda: load_settings(config, environ))
 
 
 def main(

@@ -51,6 +51,8 @@ EVENTS: Mapping[str, EventRow] = {
         # Node
         EventRow("node.starting", _I, "Node {node_id} starts, version {version}", ("node_id", "version", "data_dir")),
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),
+        EventRow("node.reloaded", _I, "The configuration is read again: {applied}", ("applied",)),
+        EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
         EventRow("node.failed", _E, "The node cannot go on: {reason}", ("node_id", "reason")),

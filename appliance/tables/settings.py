@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 
 def row(text: str, *, unit: str = "", reload: bool = False, **bounds: Any) -> Meta:
-    """Make the row of one setting; `reload` marks what SIGHUP and /admin/reload apply without a restart."""
+    """Make the row of one setting; `reload` marks what SIGHUP applies without a restart."""
     return Meta(description=text, extra={"unit": unit, "reload": reload}, **bounds)
 
 

@@ -45,6 +45,16 @@ def test_buckets_are_bounded_and_the_longest_idle_is_forgotten() -> None:
     assert buckets.take("b", 0.4) == 0.0, "forgotten, so full"
 
 
+def test_another_limit_holds_at_once_and_forgets_nobody() -> None:
+    limiter = _limiter(burst_size=5)
+    assert [limiter.wait_for_key_s("a", 0.0) for _ in range(2)] == [0.0, 0.0]
+    limiter.configure(max_requests=120, window_secs=60, burst_size=1)
+    assert limiter.wait_for_key_s("a", 0.0) == 0.0
+    assert limiter.wait_for_key_s("a", 0.0) == pytest.approx(0.5), "one in hand, and two a second"
+    limiter.configure(max_requests=60, window_secs=60, burst_size=5)
+    assert limiter.wait_for_key_s("a", 0.0) == pytest.approx(1.0)
+
+
 def test_keys_and_addresses_are_counted_apart() -> None:
     limiter = _limiter(burst_size=1)
     assert limiter.wait_for_key_s("10.0.0.1", 0.0) == 0.0
