@@ -16,9 +16,9 @@ from typing import Final, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from appliance.adapters.sqlite import BulkInsert, Reader, Writer, file_bytes, sync_directory
+from appliance.adapters.sqlite import BulkInsert, Reader, Writer, beside, file_bytes, sync_directory, sync_file
 from appliance.adapters.wal_scan import check_wal
-from appliance.node.ports import DamagedEntry, DamagedFile, EntriesUnavailable, StoredLog
+from appliance.node.ports import DamagedEntry, DamagedFile, DiskFull, EntriesUnavailable, StoredLog
 from appliance.raft.messages import (
     Configuration,
     Entry,
@@ -73,6 +73,7 @@ class SqliteLogStore:
         )
         try:
             self._make_schema()
+            self._sync_what_was_found()
             self._reader = Reader(path, cache_bytes=CACHE_BYTES, vfs=vfs)
         except BaseException:
             self._writer.close()
@@ -90,6 +91,18 @@ class SqliteLogStore:
                     db.execute(statement)
                 self._put("format", msgspec.msgpack.encode(LOG_FORMAT))
             sync_directory(self._path.parent)
+
+    def _sync_what_was_found(self) -> None:
+        """Make durable what `load` will report: a process that was killed in its sync, or whose sync failed, leaves a
+        transaction in the WAL that the next one reads, though it may be in the page cache alone. A checkpoint writes
+        it anew; without room for that, a sync of the WAL has to do.
+        """
+        try:
+            if self._writer.checkpoint(truncate=True):
+                return
+        except DiskFull:
+            pass
+        sync_file(beside(self._path)[0])
 
     def _check_format(self) -> None:
         found = self._get("format", int)

@@ -281,3 +281,30 @@ def test_a_reader_of_an_older_state_holds_durability_back(tmp_path: Path) -> Non
     reader.close(force=True)
     assert store.checkpoint() == 40
     store.close()
+
+
+def test_what_a_log_tells_when_it_is_opened_outlives_a_power_cut(tmp_path: Path, disk: FaultyDisk) -> None:
+    (tmp_path / "live").mkdir()
+    path = tmp_path / "live" / "raft.db"
+    store = SqliteLogStore(path, vfs=disk.name)
+    store.load()
+    store.append([entry(1)], HardState(1, 1, 0))
+
+    def die_before_the_sync(operation: str, _name: str) -> None:
+        if operation == "xSync":
+            raise apsw.exception_for(apsw.SQLITE_IOERR_FSYNC)
+
+    disk.watcher = die_before_the_sync
+    with pytest.raises(StorageFailed):
+        store.append([entry(2)], HardState(5, 3, 0))
+    disk.watcher = lambda _operation, _name: None
+    store.close()
+
+    again = SqliteLogStore(path, vfs=disk.name)
+    told = again.load()
+    assert told.hard_state == HardState(5, 3, 0), "the page cache still had it, and the node acts by it"
+    for seed in range(20):
+        cut = SqliteLogStore(disk.cut(tmp_path / f"cut-{seed}", Random(seed)) / "raft.db")
+        assert cut.load() == told
+        cut.close()
+    again.close()
