@@ -185,12 +185,6 @@ class SecuritySettings(Section, frozen=True):
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
-class LogSettings(Section, frozen=True):
-    """`[log]`: the transparency log."""
-
-    public: Annotated[bool, row("Serve /log/* without an API key")] = False
-
-
 class LoggingSettings(Section, frozen=True):
     """`[logging]`: ECS JSON lines."""
 
@@ -235,7 +229,6 @@ class Settings(Section, frozen=True):
     performance: PerformanceSettings = field(default_factory=PerformanceSettings)
     consensus: ConsensusSettings = field(default_factory=ConsensusSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
-    log: LogSettings = field(default_factory=LogSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     audit: AuditSettings = field(default_factory=AuditSettings)

@@ -176,8 +176,8 @@ ENVIRONMENT_ROWS = {
         "SCRIBE_NODE_ID: node.id: 'one' is not allowed; it must be: integer, 1 to 65535",
     ),
     "no boolean": (
-        {"SCRIBE_LOG__PUBLIC": "maybe"},
-        "SCRIBE_LOG__PUBLIC: log.public: 'maybe' is not allowed; it must be: boolean",
+        {"SCRIBE_LOGGING__STDOUT": "maybe"},
+        "SCRIBE_LOGGING__STDOUT: logging.stdout: 'maybe' is not allowed; it must be: boolean",
     ),
     "two ids": (
         {"SCRIBE_NODE_ID": "1", "SCRIBE_NODE__ID": "2"},
