@@ -89,7 +89,7 @@ class StatusRoutes:
         content = {
             "cluster_id": cluster.identity.cluster_id,
             "node_id": cluster.identity.node_id,
-            "incarnation": str(cluster.identity.incarnation),
+            "incarnation": f"{cluster.identity.incarnation:016x}",
             "version": cluster.version,
             "role": cluster.role,
             "term": safe_integer(cluster.term),

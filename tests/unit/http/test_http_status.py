@@ -80,7 +80,7 @@ async def test_the_exposition_is_negotiated(rig: Rig) -> None:
 async def test_the_cluster_as_the_node_sees_it(rig: Rig) -> None:
     info = (await rig.call("GET", "/cluster/info", "read")).json()
     assert (info["cluster_id"], info["node_id"], info["quorum"]) == ("ab" * 16, 1, 2)
-    assert info["incarnation"] == str(2**60 + 1), "an integer beyond 2^53 is a string"
+    assert info["incarnation"] == f"{2**60 + 1:016x}", "written as for the members"
     nodes = (await rig.call("GET", "/cluster/nodes", "read")).json()["nodes"]
     assert nodes == info["members"]
     assert [(node["node_id"], node["is_leader"], node["match_index"]) for node in nodes] == [
