@@ -260,7 +260,8 @@ class Importer:
             self.tally.errors.append(LineError(line=bad.line, key=bad.key, code=bad.code, detail=bad.detail))
         listed = len(self.tally.errors)
         if listed <= ERRORS_PRINTED_MAX and not self._session.as_json:
-            say(f"line {bad.line}: {bad.key or ''}: {bad.code}: {bad.detail}")
+            key = f" ({bad.key})" if bad.key else ""
+            say(f"line {bad.line}{key}: {bad.code}: {bad.detail}")
             if listed == ERRORS_PRINTED_MAX:
                 say("further lines that fail are counted, not printed; --output json lists 100")
 

@@ -252,7 +252,7 @@ def _short_form_refusal(method: str, raw_path: bytes) -> ApplianceError | None:
         return None  # the gate comes first; then the path is decoded again, and this is answered
     if first not in RESERVED:
         return None
-    advice = f"A key that begins with {first!r} is reached only through /kv/, as in {method} /kv/{first}..."
+    advice = f"A key that begins with {first!r} is reached only through /kv/, such as /kv/{first}/name"
     if (method == "GET" and first in NOT_SERVED_YET) or method not in SHORT_METHODS:
         return ApplianceError("not_found", f"This version has no such route. {advice}.")
     return ApplianceError("bad_key", f"The first segment {first!r} is a route's. {advice}.")
