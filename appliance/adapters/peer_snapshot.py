@@ -42,7 +42,6 @@ from appliance.tables.errors import ApplianceError
 
 SNAPSHOT_FRAME_BYTES_MAX: Final = 4 * SNAPSHOT_CHUNK_BYTES
 FRAMES_WAITING_MAX: Final = 16  # chunks in memory at the receiver before it lets the sender wait
-HASH_BLOCK_BYTES: Final = 1024 * 1024
 
 _T = TypeVar("_T")
 

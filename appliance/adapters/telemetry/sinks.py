@@ -8,22 +8,9 @@ import select
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 _PIPE_BUF = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 STDOUT_BACKLOG_BYTES_MAX = 1024 * 1024
-
-
-class Sink(Protocol):
-    """Takes whole lines. Calls are made one at a time."""
-
-    def write(self, line: bytes) -> None:
-        """Take one line with its newline. Raises `OSError` when it could not be taken."""
-        ...
-
-    def close(self) -> None:
-        """Release what is held."""
-        ...
 
 
 class StdoutSink:

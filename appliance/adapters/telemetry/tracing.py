@@ -52,12 +52,6 @@ def format_traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 0x01:02x}"
 
 
-def is_sampled(traceparent: str) -> bool:
-    """Whether this is a valid traceparent whose sampled flag is set."""
-    context = parse_traceparent(traceparent) if traceparent else None
-    return context is not None and context.trace_flags.sampled
-
-
 def sample(ratio: float, chance: random.Random) -> bool:
     """Whether a request without a traceparent starts a trace."""
     return ratio > 0.0 and (ratio >= 1.0 or chance.random() < ratio)
