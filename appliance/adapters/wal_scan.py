@@ -5,6 +5,9 @@ right for the transaction that a crash tore, wrong for a flipped byte in the mid
 transaction is synced before the next one is written, so only the last one may be torn. Frames of the current salt
 behind a bad one that belong to a later transaction therefore prove damage.
 
+What it cannot tell from a torn end: damage within the last transaction, a WAL cut short, and a destroyed frame header
+that ended the last transaction but one. A peer that was promised more than the log then holds is what notices these.
+
 Source of the layout: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
