@@ -7,6 +7,7 @@ import gc
 import random
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -68,6 +69,8 @@ def run_node(settings: Settings, reread: Callable[[], Settings]) -> int:
         return uvloop.run(_run(settings, reread, registry, log))
     except (StorageError, OSError, ValueError) as error:
         log.error("node.failed", reason=str(error), error=error)
+        if not settings.logging.stdout:  # else whoever started it by hand sees nothing at all
+            sys.stderr.write(f"error: {error}\n")
         return EXIT_FAILED
     finally:
         log.close()
