@@ -248,7 +248,7 @@ class RaftCore:
             or s.messages_after_persist
             or s.unsaved_entries
             or s.unsaved_snapshot
-            or s.commit_index > s.handed_index
+            or self._may_hand_out()
             or s.reads_ready
             or s.reads_failed
             or s.snapshots_to_send
@@ -415,9 +415,14 @@ class RaftCore:
         )
         return self._persist_id
 
+    def _may_hand_out(self) -> bool:
+        """Whether committed entries wait, and the driver has applied enough of those that it was handed."""
+        s = self.state
+        return s.commit_index > s.handed_index and s.handed_index - s.applied_index < s.settings.unapplied_entries_max
+
     def _take_committed(self) -> tuple[Entry, ...]:
         state = self.state
-        if state.unsaved_snapshot is not None or state.commit_index <= state.handed_index:
+        if state.unsaved_snapshot is not None or not self._may_hand_out():
             return ()
         count = state.commit_index - state.handed_index
         entries = state.log.slice(state.handed_index + 1, state.commit_index, state.settings.committed_bytes_max, count)

@@ -45,6 +45,7 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
         inflight_messages_max: append messages to one follower without an answer.
         inflight_bytes_max: bytes of entry data to one follower without an answer.
         committed_bytes_max: bytes of committed entries in one `Ready`.
+        unapplied_entries_max: committed entries that the driver holds and has not applied; none are handed out beyond.
         log_window_bytes_max: bytes of recent entries held in memory for followers that lag a little.
     """
 
@@ -55,6 +56,7 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
     inflight_messages_max: int = 64
     inflight_bytes_max: int = 16 * 1024 * 1024
     committed_bytes_max: int = 4 * 1024 * 1024
+    unapplied_entries_max: int = 8192
     log_window_bytes_max: int = WINDOW_BYTES_MAX
 
 

@@ -44,7 +44,8 @@ class Stored:
         self.entries = entries
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        return [e for e in self.entries if first <= e.index <= last]
+        wanted = [e for e in self.entries if first <= e.index <= last]
+        return wanted[: max(1, bytes_max // len(wanted[0].data))]
 
 
 def make_core(
@@ -55,13 +56,14 @@ def make_core(
     applied_index: int = 0,
     snapshot_index: int = 0,
     random_seed: int = 1,
+    settings: RaftSettings | None = None,
 ) -> RaftCore:
     entries = [make_entry(t, snapshot_index + n, EntryKind.NORMAL, b"x") for n, t in enumerate(terms, 1)]
     starts = [(e.index, e.term) for n, e in enumerate(entries) if n == 0 or entries[n - 1].term != e.term]
     return RaftCore(
         node_id=1,
         incarnation=1,
-        settings=RaftSettings(election_ticks=10, heartbeat_ticks=2),
+        settings=settings or RaftSettings(election_ticks=10, heartbeat_ticks=2),
         reader=Stored(entries),
         hard_state=hard_state or HardState(max(terms, default=0), 0, 0),
         snapshot=SnapshotMeta(snapshot_index, 1 if snapshot_index else 0, membership(*voters)),
@@ -494,6 +496,20 @@ def test_a_failed_snapshot_is_asked_for_again() -> None:
     assert [r.snapshots_to_send for r in settle(core) if r.snapshots_to_send] == [(2,)]
     core.report_snapshot(2, 0)
     assert [r.snapshots_to_send for r in settle(core) if r.snapshots_to_send] == [(2,)]
+
+
+def test_no_more_is_handed_out_than_a_driver_can_hold() -> None:
+    """After a long stop everything that is committed would otherwise be read into memory at once."""
+    settings = RaftSettings(committed_bytes_max=1, unapplied_entries_max=3)
+    core = make_core(terms=(1,) * 9, hard_state=HardState(1, 0, 9), settings=settings)
+    handed: list[int] = []
+    while core.has_ready():
+        handed += [e.index for e in core.ready().committed]
+    assert handed == [1, 2, 3]
+    core.applied(2)
+    while core.has_ready():
+        handed += [e.index for e in core.ready().committed]
+    assert handed == [1, 2, 3, 4, 5]
 
 
 # -- configurations
