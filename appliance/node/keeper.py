@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.ledger.state import Summary
-from appliance.node.ports import Histogram, LedgerStore, Log
+from appliance.node.ports import Histogram, LedgerStore, Log, StorageFailed
 
 CHECKPOINT_INTERVAL_S: Final = 5.0
 SLOW_S: Final = 2.0
@@ -54,6 +54,7 @@ class LedgerKeeper:
         self._lock = threading.Lock()  # an install on the log writer's thread excludes all work here
         self._wanted = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
+        self._end: Exception | None = None
         self._checkpointed_s = 0.0
         self._dirty = True  # what was found in the file may not have been synced yet
         self.durable_index = 0
@@ -67,12 +68,18 @@ class LedgerKeeper:
                 self._wanted.clear()
                 await self._turn()
         except asyncio.CancelledError:
+            self._end_turns(StorageFailed("the ledger file is being closed"))
             raise
         except Exception as error:
+            self._end_turns(error)
             self._on_failed(error)
-            for future in self._turns:
-                if not future.done():
-                    future.set_exception(error)
+
+    def _end_turns(self, reason: Exception) -> None:
+        self._end = reason
+        for future in self._turns:
+            if not future.done():
+                future.set_exception(StorageFailed(str(reason)))
+        self._turns.clear()
 
     async def _turn(self) -> None:
         waiting, self._turns = self._turns, []
@@ -107,7 +114,13 @@ class LedgerKeeper:
             self._wanted.set()
 
     async def flushed(self) -> int:
-        """Wait for the next flush; answers the applied index that the file holds then."""
+        """Wait for the next flush; answers the applied index that the file holds then.
+
+        Raises:
+            StorageError: there is none, because the store failed or is being closed.
+        """
+        if self._end is not None:
+            raise StorageFailed(str(self._end)) from self._end
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._turns.append(future)
         self._wanted.set()

@@ -19,7 +19,7 @@ from appliance.node.api import (
     ScanAnswer,
 )
 from appliance.node.driver import Driver
-from appliance.node.ports import Counter, Instruments
+from appliance.node.ports import Counter, Instruments, StorageError
 from appliance.node.view import cluster_info, figures_of, health_of
 from appliance.node.waiting import ReadRefused
 from appliance.raft.core import NotLeader
@@ -308,12 +308,17 @@ class Service:
 
     async def settle(self) -> Path:
         """Wait until the ledger file holds everything applied when this was called."""
-        target = self._driver.applier.applied_index
-        if self._driver.failure:
-            raise ApplianceError("unhealthy", f"This node has failed ({self._driver.failure}). Ask another node.")
-        while await self._driver.keeper.flushed() < target:
-            pass
-        return self._ledger_path
+        driver = self._driver
+        target = driver.applier.applied_index
+        try:
+            while not driver.failure:
+                if await driver.keeper.flushed() >= target:
+                    return self._ledger_path
+                await asyncio.sleep(driver.settings.flush_interval_s)  # the log has to be synced that far first
+        except StorageError as error:
+            if not driver.failure:
+                raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.") from error
+        raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
 
     # -- what it knows
 
