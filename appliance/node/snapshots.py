@@ -44,7 +44,8 @@ class Snapshots:
         self._verify = verify
         self._log = log
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._sending: dict[int, int] = {}  # node id -> index of the copy on its way
+        self._sending: dict[int, int] = {}  # node id -> index of the copy on its way, 0 while it is being made
+        self._stopping = False
         self._counters = {
             (direction, outcome): instruments.counter(
                 "scribe_raft_snapshots_total", direction=direction, outcome=outcome
@@ -52,21 +53,34 @@ class Snapshots:
             for direction in ("sent", "received")
             for outcome in ("ok", "failed")
         }
-        for stale in directory.glob("snapshot-outgoing-*.db"):
+        for stale in directory.glob("snapshot-outgoing-*"):
             stale.unlink()
 
     def is_sending(self) -> bool:
         """Whether a snapshot is on its way."""
-        return bool(self._tasks)
+        return bool(self._sending)
 
     def oldest_index(self) -> int:
         """Index of the oldest copy on its way; 0 while one is still being made."""
-        return min((self._sending.get(n, 0) for n in self._tasks), default=0)
+        return min(self._sending.values(), default=0)
 
     def send(self, node_id: int, report: Callable[[int, int], None]) -> None:
         """Start a snapshot to a node; `report(node_id, index)` is called at its end, with index 0 if it failed."""
-        if node_id not in self._tasks:
-            self._tasks[node_id] = asyncio.create_task(self._send(node_id, report))
+        if node_id in self._tasks or self._stopping:
+            return
+        reachable = node_id in self._network.connected()
+        if reachable:
+            self._sending[node_id] = 0
+        work = self._send(node_id, report) if reachable else self._put_off(node_id, report)
+        self._tasks[node_id] = asyncio.create_task(work)
+
+    async def _put_off(self, node_id: int, report: Callable[[int, int], None]) -> None:
+        """Make no copy for a node that cannot be reached, and hold no log for it; the core asks again."""
+        try:
+            await asyncio.sleep(RETRY_S)
+        finally:
+            self._tasks.pop(node_id, None)
+            report(node_id, 0)
 
     async def _send(self, node_id: int, report: Callable[[int, int], None]) -> None:
         path = self._directory / f"snapshot-outgoing-{node_id}.db"
@@ -78,7 +92,7 @@ class Snapshots:
             await self._network.send_snapshot(node_id, meta, path)
             index = meta.index
             self._log.info("snapshot.sent", peer=node_id, index=index)
-        except (OSError, StorageError) as error:
+        except Exception as error:  # whatever it is: the core hears of it below, and another try must not come at once
             self._log.warning("snapshot.send_failed", peer=node_id, error=error)
             await asyncio.sleep(RETRY_S)
         finally:
@@ -106,7 +120,8 @@ class Snapshots:
         self._counters["received", "ok"].inc()
 
     async def stop(self) -> None:
-        """Cancel what is on its way."""
+        """Cancel what is on its way; nothing is begun any more."""
+        self._stopping = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
