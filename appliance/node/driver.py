@@ -113,7 +113,7 @@ class Driver:
         self.keeper = LedgerKeeper(
             ledger_store,
             flush_interval_s=settings.flush_interval_s,
-            stable_index=lambda: self.core.state.log.stable_index if self.core else 0,
+            stable_index=self._synced_index,
             on_durable=self._on_durable,
             on_failed=self.fail,
             flush_seconds=instruments.histogram("scribe_storage_flush_seconds"),
@@ -173,7 +173,7 @@ class Driver:
         await self.network.close()
         await asyncio.to_thread(self._writer.stop)
         if not self.failure and self.core is not None:
-            await asyncio.to_thread(self.ledger_store.flush, self.core.state.log.stable_index)
+            await asyncio.to_thread(self.ledger_store.flush, self._synced_index())
             await self.keeper.checkpoint()
         self.keeper.close()
         self.ledger_store.close()
@@ -249,12 +249,25 @@ class Driver:
         core = self.core
         if core is None or self.failure:
             return
-        for saving in savings:
-            self.traces.saved(saving.entries)
-            for message in saving.messages:
-                self.network.send(message)
-        core.persisted(savings[-1].persist_id)
+        try:
+            for saving in savings:
+                self.traces.saved(saving.entries)
+                for message in saving.messages:
+                    self.network.send(message)
+            core.persisted(savings[-1].persist_id)
+        except Exception as error:
+            self.fail(error)
+            return
         self.pump_soon()
+
+    def _synced_index(self) -> int:
+        """Up to where `raft.db` surely is synced. Nothing while a snapshot is about to take the log's place: the core
+        counts from its index already, and what is applied may be ahead of the disk.
+        """
+        core = self.core
+        if core is None or self.installing or core.state.unsaved_snapshot is not None:
+            return 0
+        return core.state.log.stable_index
 
     def _apply(self) -> None:
         """Apply what is queued, a slice at a time, so that heartbeats are not held up by a long replay."""
@@ -343,7 +356,11 @@ class Driver:
         self._writer.submit(Job(run, lambda: self._on_installed(meta)))
 
     def _on_installed(self, meta: SnapshotMeta) -> None:
-        self.applier.reload(*self._installed)
+        try:
+            self.applier.reload(*self._installed)
+        except Exception as error:
+            self.fail(error)
+            return
         self.keeper.durable_index = meta.index
         self.installing = False
         self.writes.skip_to(meta.index)

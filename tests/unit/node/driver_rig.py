@@ -1,0 +1,206 @@
+"""A driver over real stores, whose peers are the test: it says what they send and sees what they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from appliance.adapters.clock import SystemClock
+from appliance.adapters.ledger_store import SqliteLedgerStore
+from appliance.adapters.ledger_verify import verify_copy
+from appliance.adapters.log_store import SqliteLogStore
+from appliance.adapters.telemetry.metrics import Registry
+from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, WriteResult, encode_write
+from appliance.node.bootstrap import founding_entry
+from appliance.node.driver import Driver
+from appliance.node.driver_settings import DriverSettings
+from appliance.node.peer_desk import PeerDesk
+from appliance.node.ports import Identity, PeerEvents
+from appliance.node.service import Service
+from appliance.raft.messages import (
+    AnyMessage,
+    AppendRequest,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Heartbeat,
+    Member,
+    MemberRole,
+    SnapshotMeta,
+    make_entry,
+)
+
+CLUSTER_ID = "ab" * 16
+ME, LEADER = 1, 2
+TERM = 2
+WAIT_S = 10.0
+CONFIGURATION = Configuration(
+    tuple(Member(n, n * 10, MemberRole.VOTER, f"127.0.0.1:{n}", f"127.0.0.1:{1000 + n}") for n in (1, 2, 3))
+)
+
+
+class GatedLogStore(SqliteLogStore):
+    """A disk that answers when the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.open = threading.Event()
+        self.open.set()
+        self.durable_index = 0
+
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
+        assert self.open.wait(WAIT_S)
+        super().append(entries, hard_state)
+        if entries:
+            self.durable_index = entries[-1].index
+
+
+class FakeNetwork:
+    """Stands in for the links: the other nodes of these tests are the tests themselves."""
+
+    def __init__(self) -> None:
+        self.sent: list[AnyMessage] = []
+        self.snapshots: list[int] = []
+        self.reachable: set[int] = {2, 3}
+        self.on_send: Callable[[AnyMessage], None] = lambda message: None
+
+    async def start(self, events: PeerEvents, seeds: Sequence[str]) -> None:
+        self.events = events
+
+    def set_peers(self, addresses: dict[int, str]) -> None: ...
+
+    def send(self, message: AnyMessage, traces: Sequence[tuple[int, str]] = ()) -> None:
+        self.on_send(message)
+        self.sent.append(message)
+
+    async def forward_write(self, node_id: int, request: WriteRequest, timeout_s: float) -> WriteResult:
+        raise NotImplementedError
+
+    async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
+        self.snapshots.append(node_id)
+        raise OSError("nobody takes it")
+
+    def connected(self) -> dict[int, float]:
+        return dict.fromkeys(self.reachable, 0.0)
+
+    async def close(self) -> None: ...
+
+
+class SilentLog:
+    """Keeps the names of events."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.events.append(event)
+
+    info = warning = error = debug
+
+
+class NoTracer:
+    def start(self, name: str, traceparent: str, **attributes: Any) -> None:
+        return None
+
+    def record(self, name: str, traceparent: str, start_us: int, end_us: int, **attributes: Any) -> None: ...
+
+
+class Rig:
+    """A founded follower, node 1 of three, and its parts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log_store = GatedLogStore(directory / "raft.db")
+        self.log_store.load()
+        self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
+        self.ledger_store = SqliteLedgerStore(directory / "ledger.db", 2**20, CLUSTER_ID)
+        self.network = FakeNetwork()
+        self.log = SilentLog()
+        registry = Registry(ME)
+        self.fatal: list[str] = []
+        settings = DriverSettings(
+            address="127.0.0.1:1",
+            raft_address="127.0.0.1:1001",
+            seeds=(),
+            directory=directory,
+            version="0",
+            election_timeout_s=60.0,  # the test decides who leads
+            heartbeat_timeout_s=0.1,
+            write_timeout_s=5.0,
+            flush_interval_s=0.01,
+            batch_size=64,
+            idempotency_keys=100,
+            compact_log_entries=1000,
+            keep_log_entries=0,
+        )
+        self.driver = Driver(
+            settings=settings,
+            identity=Identity(CLUSTER_ID, ME, ME * 10),
+            log_store=self.log_store,
+            ledger_store=self.ledger_store,
+            network=self.network,
+            verify_snapshot=lambda path: verify_copy(path, CLUSTER_ID),
+            clock=SystemClock(),
+            random=Random(1),
+            instruments=registry,
+            log=self.log,
+            tracer=NoTracer(),
+            on_fatal=self.fatal.append,
+        )
+        self.service = Service(
+            self.driver,
+            ledger_path=directory / "ledger.db",
+            capacity_keys=100,
+            idempotency_keys=100,
+            concurrency_max=100,
+            write_timeout_s=5.0,
+            instruments=registry,
+        )
+
+    @property
+    def desk(self) -> PeerDesk:
+        desk = self.network.events
+        assert isinstance(desk, PeerDesk)
+        return desk
+
+    def append(self, first: int, count: int, *, commit: int) -> None:
+        """The leader sends puts `first` to `first + count - 1`."""
+        entries = tuple(put(first + n) for n in range(count))
+        prev_term = 1 if first == 2 else TERM
+        self.desk.on_message(
+            AppendRequest(
+                sender=LEADER,
+                sender_incarnation=LEADER * 10,
+                to=ME,
+                term=TERM,
+                prev_index=first - 1,
+                prev_term=prev_term,
+                entries=entries,
+                commit_index=commit,
+            )
+        )
+
+    def heartbeat(self) -> None:
+        """The leader lives."""
+        self.desk.on_message(
+            Heartbeat(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM, commit_index=0, round=0)
+        )
+
+
+def put(index: int) -> Entry:
+    """The leader's entry at this index."""
+    request = WriteRequest((Operation(Op.PUT, f"k{index}", b"v"),), "tester", f"r{index}")
+    return make_entry(TERM, index, EntryKind.NORMAL, encode_write(request, index, bytes(SALT_BYTES), 100))
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - what is awaited happens on threads of the real stores
+            await asyncio.sleep(0.005)
+    assert condition(), what

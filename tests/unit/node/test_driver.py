@@ -1,0 +1,139 @@
+"""What a driver promises around its threads: nothing before it is durable, nobody left waiting, no error swallowed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from driver_rig import CONFIGURATION, TERM, WAIT_S, Rig, until
+
+from appliance.raft.messages import AnyMessage, AppendResponse, SnapshotMeta
+from appliance.tables.errors import ApplianceError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    await rig.driver.start()
+    yield rig
+    rig.log_store.open.set()
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
+
+
+async def commit_what_is_not_synced(rig: Rig) -> None:
+    """Entries 2 to 4 are synced; 5 to 9 are committed and applied, and their sync hangs."""
+    rig.append(2, 3, commit=4)
+    await until(lambda: rig.log_store.durable_index == 4, "the first entries on disk")
+    rig.log_store.open.clear()
+    rig.append(5, 5, commit=9)
+    await until(lambda: rig.driver.applier.applied_index == 9, "all applied")
+
+
+async def test_the_ledger_file_never_passes_the_synced_log(rig: Rig) -> None:
+    await commit_what_is_not_synced(rig)
+    assert await rig.driver.keeper.flushed() <= 4
+    assert await rig.driver.keeper.flushed() == 4
+
+
+async def test_nor_when_a_snapshot_is_about_to_take_the_logs_place(rig: Rig) -> None:
+    await commit_what_is_not_synced(rig)
+    core = rig.driver.core
+    assert core is not None
+    await rig.driver.keeper.flushed()
+    assert core.restore(SnapshotMeta(20, TERM, CONFIGURATION))
+    assert await rig.driver.keeper.flushed() == 4
+    core.state.unsaved_snapshot = None  # there is no such file; what counts was seen
+
+
+async def test_who_waits_for_the_ledger_file_is_told_when_the_node_fails(rig: Rig) -> None:
+    await commit_what_is_not_synced(rig)
+    settling = asyncio.create_task(rig.service.settle())
+    await asyncio.sleep(0.05)
+    assert not settling.done(), "entries 5 to 9 are in no file yet"
+    rig.driver.fail("the disk is gone")
+    with pytest.raises(ApplianceError, match="the disk is gone") as caught:
+        await asyncio.wait_for(settling, WAIT_S)
+    assert caught.value.code == "unhealthy"
+
+
+async def test_waiting_for_the_ledger_file_is_not_spinning(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await commit_what_is_not_synced(rig)
+    flushes = 0
+    flush: Callable[[int], int] = rig.ledger_store.flush
+
+    def counted(index_max: int) -> int:
+        nonlocal flushes
+        flushes += 1
+        return flush(index_max)
+
+    monkeypatch.setattr(rig.ledger_store, "flush", counted)
+    settling = asyncio.create_task(rig.service.settle())
+    await asyncio.sleep(0.5)
+    assert flushes <= 60, "every interval of 10 ms at most"
+    rig.log_store.open.set()
+    await asyncio.wait_for(settling, WAIT_S)
+    assert rig.ledger_store.flush(0) == 9
+
+
+async def test_who_waits_for_the_ledger_file_is_told_when_the_node_stops(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.driver.start()
+    await commit_what_is_not_synced(rig)
+    settling = asyncio.create_task(rig.service.settle())
+    await asyncio.sleep(0.05)
+    rig.log_store.open.set()
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
+    done, _ = await asyncio.wait([settling], timeout=WAIT_S)
+    assert done, "it waits for ever"
+    assert settling.exception() is None or isinstance(settling.exception(), ApplianceError)
+    with pytest.raises(ApplianceError):
+        await asyncio.wait_for(rig.service.settle(), WAIT_S)
+
+
+async def test_an_error_while_promises_are_sent_stops_the_node(rig: Rig) -> None:
+    def fail(message: AnyMessage) -> None:
+        if isinstance(message, AppendResponse):
+            raise RuntimeError("it cannot be encoded")
+
+    rig.network.on_send = fail
+    rig.append(2, 3, commit=4)
+    await until(lambda: bool(rig.fatal), "the node to say that it cannot go on")
+    assert rig.fatal == ["it cannot be encoded"]
+
+
+async def test_no_copy_is_made_for_a_node_that_cannot_be_reached(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[int, int]] = []
+    monkeypatch.setattr("appliance.node.snapshots.RETRY_S", 0.01)
+    rig.network.reachable = {2}
+    rig.driver.snapshots.send(3, lambda node, index: reports.append((node, index)))
+    assert not rig.driver.snapshots.is_sending(), "nothing is on its way, so nothing holds the log"
+    await until(lambda: bool(reports), "the core to hear that there was no snapshot")
+    assert reports == [(3, 0)]
+    assert "snapshot.sending" not in rig.log.events
+    assert await rig.driver.keeper.flushed() == 1, "something to copy"
+    rig.network.reachable = {2, 3}
+    rig.driver.snapshots.send(3, lambda node, index: reports.append((node, index)))
+    await until(lambda: len(reports) == 2, "the copy to be refused")
+    assert rig.network.snapshots == [3]
+
+
+async def test_no_snapshot_is_begun_while_the_node_stops(rig: Rig) -> None:
+    started = asyncio.Event()
+
+    async def never(node_id: int, meta: SnapshotMeta, path: Path) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    rig.network.send_snapshot = never
+    await until(lambda: rig.driver.applier.applied_index == 1, "something to copy")
+    assert await rig.driver.keeper.flushed() == 1
+    again = rig.driver.snapshots.send
+    again(3, lambda node, _index: again(node, lambda _node, _index: None))  # what the core asks for after a report
+    await asyncio.wait_for(started.wait(), WAIT_S)
+    started.clear()
+    await rig.driver.snapshots.stop()
+    await asyncio.sleep(0.05)
+    assert not started.is_set()
+    assert not rig.driver.snapshots.is_sending()
