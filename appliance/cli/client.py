@@ -50,7 +50,7 @@ class _Base:
             except (OSError, ssl.SSLError) as error:
                 raise CliError(Exit.USAGE, f"cannot use the CA file {ca_file}: {error}", code="usage") from None
         # trust_env=False: a proxy of the environment must not see the API key, and the nodes are near
-        self._options = {"headers": headers, "verify": verify, "trust_env": False, "follow_redirects": False}
+        self._options = {"headers": _encoded(headers), "verify": verify, "trust_env": False, "follow_redirects": False}
         self._answer_timeout_s = answer_timeout_s
         self._refused_rounds_max = refused_rounds_max
         self._on_trouble = on_trouble
@@ -74,11 +74,16 @@ class _Base:
         return httpx.Timeout(min(self._answer_timeout_s, left_s), connect=min(CONNECT_TIMEOUT_S, left_s))
 
 
-def _headers(headers: Mapping[str, str] | None, idempotency_key: str | None) -> dict[str, str]:
+def _encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Headers with the very bytes that were typed: what is wrong with them, the node says best."""
+    return {name.encode(): value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+
+
+def _headers(headers: Mapping[str, str] | None, idempotency_key: str | None) -> dict[bytes, bytes]:
     out = dict(headers or {})
     if idempotency_key is not None:
         out["Idempotency-Key"] = idempotency_key
-    return out
+    return _encoded(out)
 
 
 def _reason(error: httpx.TransportError) -> str:

@@ -70,6 +70,11 @@ class RootGroup(TyperGroup):
         except CliError as error:
             report(error, output)
             raise typer.Exit(error.exit_code) from None
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":  # the mark of bytes of the command line that are no UTF-8
+                raise
+            report(CliError(Exit.USAGE, "an argument is not UTF-8", hint="type it in UTF-8", code="usage"), output)
+            raise typer.Exit(Exit.USAGE) from None
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -115,6 +115,7 @@ def parse_urls(text: str) -> tuple[str, ...]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         whole = part if "://" in part else f"http://{part}"
         try:
+            whole.encode()  # bytes that are not UTF-8 are a ValueError too
             pieces = urlsplit(whole)
             valid = pieces.scheme in ("http", "https") and bool(pieces.hostname) and (pieces.port or 1) > 0
         except ValueError:

@@ -108,6 +108,37 @@ def test_a_value_comes_from_a_file_or_standard_input(start_node: StartNode, ledg
     assert (shown.value, shown.value_base64) == (msgspec.UNSET, "AP8=")
 
 
+NOT_UTF8 = "\udcff"  # what Python makes of the byte 0xff of a command line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["kv", "list", NOT_UTF8], id="prefix"),
+        pytest.param(["kv", "list", "--after", NOT_UTF8], id="after"),
+        pytest.param(["audit", "query", f"SELECT '{NOT_UTF8}'"], id="SQL"),
+        pytest.param(["status", "--url", NOT_UTF8], id="URL"),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_an_error_of_usage(words: list[str], start_node: StartNode) -> None:
+    result = run("--url", start_node().url, *words)
+    assert result.exit_code == Exit.USAGE
+    assert result.stderr.startswith("error: ")
+    assert "not UTF-8" in result.stderr or "no URL" in result.stderr
+
+
+def test_bytes_of_a_key_go_to_the_node_as_they_were_typed(start_node: StartNode) -> None:
+    node = start_node(always="bad_key")
+    result = run("kv", "get", f"a/{NOT_UTF8}", "--url", node.url)
+    assert node.requests == [("GET", "/kv/a/%FF")]
+    assert result.exit_code == Exit.USAGE
+
+
+def test_an_api_key_that_is_not_ascii_is_refused_by_the_node(start_node: StartNode) -> None:
+    result = run("kv", "get", "a", "--url", start_node().url, "--api-key", "schl\u00fcssel")
+    assert result.exit_code == Exit.AUTH, result.stderr
+
+
 def test_a_lost_write_without_key_ends_with_code_7(start_node: StartNode) -> None:
     node = start_node("cut-after")
     result = run("kv", "put", "a", "1", "--no-idempotency-key", "--url", node.url, "-o", "json")
