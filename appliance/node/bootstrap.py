@@ -18,7 +18,8 @@ class Founding:
         identity: of this node.
         address: its client address.
         raft_address: its peer address.
-        seeds: peer addresses of the other founders.
+        seeds: peer addresses of the other founders, as these tell them. Nobody else founds: a fourth node that is
+            started early would else take the place of a seed at one founder, and another's at the next.
     """
 
     def __init__(self, identity: Identity, address: str, raft_address: str, seeds: tuple[str, ...]) -> None:
@@ -27,11 +28,18 @@ class Founding:
         self._members = {
             identity.node_id: Member(identity.node_id, identity.incarnation, MemberRole.VOTER, address, raft_address)
         }
+        self._strangers: dict[int, str] = {}
         self.refusal = ""
 
     def missing(self) -> int:
         """How many seeds have not been heard."""
         return len(self._seeds) + 1 - len(self._members)
+
+    def waiting(self) -> str:
+        """What is waited for, and who was heard in vain, as a sentence without its full stop."""
+        strangers = ", ".join(f"node {n} at {self._strangers[n]}" for n in sorted(self._strangers))
+        said = f"{self.missing()} of its seeds were not heard"
+        return f"{said}, and network.seed_peers does not name {strangers}" if strangers else said
 
     def hear(self, hello: Hello) -> Configuration | None:
         """Take in a hello; answers the founding configuration once it is known.
@@ -50,6 +58,9 @@ class Founding:
             )
             return None
         peer = hello.identity
+        if hello.raft_address not in self._seeds:
+            self._strangers[peer.node_id] = hello.raft_address
+            return None
         self._members[peer.node_id] = Member(
             peer.node_id, peer.incarnation, MemberRole.VOTER, hello.address, hello.raft_address
         )

@@ -178,11 +178,11 @@ class Service:
         driver = self._driver
         connected = driver.network.connected()
         if driver.core is None:
-            missing = driver.founding.missing() if driver.founding is not None else 0
             refusal = driver.founding.refusal if driver.founding is not None else ""
+            waiting = driver.founding.waiting() if driver.founding is not None else "this node is starting"
             return ApplianceError(
                 "no_quorum",
-                refusal or f"The cluster is not founded yet: {missing} of its seeds were not heard. Start them.",
+                refusal or f"The cluster is not founded yet: {waiting}. Start the nodes that are missing.",
             )
         voters = driver.core.state.configuration.voters()
         reached = sum(1 for v in voters if v == driver.identity.node_id or v in connected)

@@ -21,7 +21,7 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
     if core is None:
         founding = driver.founding
         if founding is not None:
-            reasons.append(founding.refusal or f"waiting for {founding.missing()} of the seeds to found the cluster")
+            reasons.append(founding.refusal or f"the cluster is not founded yet: {founding.waiting()}")
     elif core.state.leader_id == NOBODY:
         reasons.append("no leader is known")
     elif core.state.role is Role.LEADER and not driver.can_propose():

@@ -28,9 +28,10 @@ def member(node_id: int, incarnation: int) -> Member:
     return Member(node_id, incarnation, MemberRole.VOTER, f"c{node_id}", f"r{node_id}")
 
 
-def founding(node_id: int, incarnation: int, seeds: int = 2) -> Founding:
+def founding(node_id: int, incarnation: int) -> Founding:
     identity = Identity(CLUSTER, node_id, incarnation)
-    return Founding(identity, f"c{node_id}", f"r{node_id}", tuple(f"seed{n}" for n in range(seeds)))
+    seeds = tuple(f"r{n}" for n in (1, 2, 3) if n != node_id)
+    return Founding(identity, f"c{node_id}", f"r{node_id}", seeds)
 
 
 def test_all_founders_write_the_same_first_entry() -> None:
@@ -43,6 +44,16 @@ def test_all_founders_write_the_same_first_entry() -> None:
         written.add(founding_entry(heard[1]).data)
     assert len(written) == 1
     assert decode_configuration(written.pop()).voters() == (1, 2, 3)
+
+
+def test_a_node_that_is_no_seed_founds_nothing_however_early_it_comes() -> None:
+    found = founding(1, 10)
+    assert found.hear(hello(2, 20)) is None
+    assert found.hear(hello(4, 40)) is None
+    assert found.waiting() == "1 of its seeds were not heard, and network.seed_peers does not name node 4 at r4"
+    configuration = found.hear(hello(3, 30))
+    assert configuration is not None
+    assert configuration.voters() == (1, 2, 3)
 
 
 def test_hearing_one_twice_is_not_hearing_two() -> None:
