@@ -22,7 +22,6 @@ from appliance.http.batch import BatchRoutes
 from appliance.http.exchange import ClientGoneError, Exchange, GatewayRequest, GatewayResponse
 from appliance.http.gate import Gate
 from appliance.http.kv import KeyRoutes, decode_key, key_of
-from appliance.http.limits import REQUEST_ID_BYTES_MAX
 from appliance.http.meter import Meter
 from appliance.http.ports import AuditEngine, GatewayTracer, RenderMetrics
 from appliance.http.problems import method_not_allowed, problem
@@ -37,6 +36,7 @@ from appliance.http.routes import (
     Route,
 )
 from appliance.http.status import StatusRoutes
+from appliance.ledger.commands import REQUEST_ID_BYTES_MAX
 from appliance.node.api import NodeService
 from appliance.node.ports import Clock, Instruments, Log, Span
 from appliance.tables.errors import ApplianceError
@@ -50,7 +50,7 @@ SLOW_S: Final = 1.0  # the runbook's threshold for P99; `grep slow` in the logs 
 CLIENT_GONE_STATUS: Final = 499
 """What nginx logs for a client that went away; counted as 4xx, never sent."""
 
-_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % REQUEST_ID_BYTES_MAX)
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % REQUEST_ID_BYTES_MAX)  # any other is replaced by one of ours
 _SAMPLED_PARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
 
 

@@ -31,8 +31,5 @@ PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
 """Items on one page of GET /kv and GET /history/{key}."""
 
-REQUEST_ID_BYTES_MAX: Final = 128
-"""An `X-Request-Id` beyond this, or with anything but visible ASCII, is replaced by one of ours."""
-
 LATENCY_SAMPLES: Final = 4096
 """Requests that the percentiles of GET /metrics look back on."""

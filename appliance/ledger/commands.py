@@ -17,7 +17,6 @@ from appliance.ledger import encoding
 COMMAND_FORMAT: Final = 1
 SALT_BYTES: Final = encoding.SALT_BYTES
 KEY_BYTES_MAX: Final = 1024
-ACTOR_BYTES_MAX: Final = 256
 REQUEST_ID_BYTES_MAX: Final = 128
 IDEMPOTENCY_KEY_BYTES_MAX: Final = 128
 IDEMPOTENCY_TTL_US: Final = 24 * 3600 * 1_000_000

@@ -1,16 +1,11 @@
-"""What the gateway accepts as key, actor, request id and idempotency key. Behind it, they are trusted."""
+"""What the gateway accepts as key and idempotency key. Behind it, they are trusted."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from appliance.ledger.commands import (
-    ACTOR_BYTES_MAX,
-    IDEMPOTENCY_KEY_BYTES_MAX,
-    KEY_BYTES_MAX,
-    REQUEST_ID_BYTES_MAX,
-)
+from appliance.ledger.commands import IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX
 from appliance.tables.errors import ApplianceError
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1: Unicode's category Cc
@@ -28,16 +23,6 @@ def check_key(key: bytes) -> str:
 def check_key_text(key: str) -> str:
     """Check a key that came as text, in JSON for example. Raises `ApplianceError` with `bad_key`."""
     return _check_text(key, KEY_BYTES_MAX, "bad_key", "The key")
-
-
-def check_actor(actor: str) -> str:
-    """Check the name of an API key: 1 to `ACTOR_BYTES_MAX` bytes. Raises `ApplianceError` with `bad_request`."""
-    return _check_text(actor, ACTOR_BYTES_MAX, "bad_request", "The name of the API key")
-
-
-def check_request_id(request_id: bytes) -> str:
-    """Decode a request id: 1 to `REQUEST_ID_BYTES_MAX` bytes. Raises `ApplianceError` with `bad_request`."""
-    return _check(request_id, REQUEST_ID_BYTES_MAX, "bad_request", "The request id")
 
 
 def check_idempotency_key(idempotency_key: bytes) -> str:
