@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import secrets
 import signal
@@ -51,6 +52,7 @@ from appliance.tables.settings import Settings
 
 STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
 EXIT_FAILED: Final = 1
+UMASK: Final = 0o027  # whatever the service manager set: the ledger's values are no business of other users
 LATENCY: Final = "scribe_request_latency_seconds"
 
 
@@ -61,6 +63,7 @@ def run_node(settings: Settings, reread: Callable[[], Settings]) -> int:
         settings: the configuration to start with.
         reread: answers the configuration as it is now, for SIGHUP; raises `ValueError` when it is not acceptable.
     """
+    os.umask(UMASK)
     registry = Registry(settings.node.id)
     log = EcsLog(settings.logging, settings.node.id, registry)
     route_stdlib(log)

@@ -104,3 +104,11 @@ def test_history_and_the_state_at_a_leaf(shared: Cluster) -> None:
     assert shared.get(2, f"/kv/past?at_leaf={leaves[0]}").content == b"one"
     assert shared.get(2, "/kv/past").status_code == 404
     assert shared.put(1, "past", b"again").json()["version"] == 4
+
+
+def test_no_file_of_a_node_is_open_to_other_users(shared: Cluster) -> None:
+    assert shared.put(1, "private", b"x").status_code == 200
+    home = shared.files.directory / "node1"
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert {"ledger.db", "raft.db", "identity.json"} <= {path.name for path in files}
+    assert [path.name for path in files if path.stat().st_mode & 0o007] == []
