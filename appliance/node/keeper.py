@@ -87,7 +87,7 @@ class LedgerKeeper:
         try:
             flushed = await loop.run_in_executor(self._pool, self._flush, self._stable_index())
             if self._dirty and time.monotonic() - self._checkpointed_s >= CHECKPOINT_INTERVAL_S:
-                await self.checkpoint()
+                self._dirty = await self.checkpoint() < flushed  # a reader may hold frames back
         except BaseException:
             self._turns = waiting + self._turns
             raise

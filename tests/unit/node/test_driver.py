@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import apsw
 import pytest
 from driver_rig import CONFIGURATION, TERM, WAIT_S, Rig, until
 
@@ -90,6 +91,20 @@ async def test_who_waits_for_the_ledger_file_is_told_when_the_node_stops(tmp_pat
     assert settling.exception() is None or isinstance(settling.exception(), ApplianceError)
     with pytest.raises(ApplianceError):
         await asyncio.wait_for(rig.service.settle(), WAIT_S)
+
+
+async def test_a_checkpoint_that_a_reader_held_back_is_made_up_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.node.keeper.CHECKPOINT_INTERVAL_S", 0.02)
+    await until(lambda: rig.driver.keeper.durable_index == 1, "the founding entry in the file")
+    reader = apsw.Connection(str(rig.directory / "ledger.db"))
+    reader.execute("BEGIN; SELECT * FROM meta").fetchall()
+    rig.append(2, 3, commit=4)
+    await until(lambda: rig.driver.applier.applied_index == 4, "all applied")
+    assert await rig.driver.keeper.flushed() == 4
+    await asyncio.sleep(0.1)
+    assert rig.driver.keeper.durable_index == 1
+    reader.close()
+    await until(lambda: rig.driver.keeper.durable_index == 4, "what was held back, though nothing is written any more")
 
 
 async def test_an_error_while_promises_are_sent_stops_the_node(rig: Rig) -> None:
