@@ -35,7 +35,7 @@ from appliance.node.ports import (
     Tracer,
 )
 from appliance.node.recovery import recover
-from appliance.node.snapshots import Snapshots
+from appliance.node.snapshots import INCOMING_FILE, INSTALLING_FILE, Snapshots
 from appliance.node.traces import WriteTraces
 from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites
 from appliance.raft.core import RaftCore
@@ -370,11 +370,11 @@ class Driver:
 
     def snapshot_path(self) -> Path:
         """Where a snapshot is received."""
-        return self.settings.directory / "snapshot-incoming.db"
+        return self.settings.directory / INCOMING_FILE
 
     def install_path(self) -> Path:
         """Where a received snapshot waits for its install, out of the way of the next one."""
-        return self.settings.directory / "snapshot-installing.db"
+        return self.settings.directory / INSTALLING_FILE
 
     def _report_snapshot(self, node_id: int, index: int) -> None:
         if self.core is not None:

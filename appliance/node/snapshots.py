@@ -14,6 +14,9 @@ from appliance.node.ports import Instruments, Log, PeerNetwork, StorageError
 from appliance.raft.messages import SnapshotMeta
 
 RETRY_S: Final = 2.0  # pause after a snapshot that could not be sent
+INCOMING_FILE: Final = "snapshot-incoming.db"  # being checked; `.part` behind it while it is received
+INSTALLING_FILE: Final = "snapshot-installing.db"  # waits for its install, out of the way of the next one
+LEFT_BY_A_CRASH: Final = (INCOMING_FILE, INSTALLING_FILE)  # an install that had begun is finished before
 
 
 class Snapshots:
@@ -53,8 +56,8 @@ class Snapshots:
             for direction in ("sent", "received")
             for outcome in ("ok", "failed")
         }
-        for stale in directory.glob("snapshot-outgoing-*"):
-            stale.unlink()
+        for stale in (*directory.glob("snapshot-outgoing-*"), *(directory / name for name in LEFT_BY_A_CRASH)):
+            stale.unlink(missing_ok=True)
 
     def is_sending(self) -> bool:
         """Whether a snapshot is on its way."""

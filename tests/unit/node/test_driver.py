@@ -1,6 +1,7 @@
 """What a driver promises around its threads: nothing before it is durable, nobody left waiting, no error swallowed."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -132,6 +133,18 @@ async def test_no_copy_is_made_for_a_node_that_cannot_be_reached(rig: Rig, monke
     rig.driver.snapshots.send(3, lambda node, index: reports.append((node, index)))
     await until(lambda: len(reports) == 2, "the copy to be refused")
     assert rig.network.snapshots == [3]
+
+
+async def test_what_a_crash_left_of_snapshots_takes_no_room(tmp_path: Path) -> None:
+    left = ("snapshot-outgoing-3.db", "snapshot-outgoing-3.db.part", "snapshot-incoming.db", "snapshot-installing.db")
+    resumable = ("snapshot-incoming.db.part", "snapshot-incoming.db.part.sha256")
+    for name in (*left, *resumable):
+        (tmp_path / name).write_bytes(b"x")
+    rig = Rig(tmp_path)
+    found = sorted(name for name in os.listdir(tmp_path) if name.startswith("snapshot-"))
+    assert found == sorted(resumable)
+    await rig.driver.start()
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 
 
 async def test_no_snapshot_is_begun_while_the_node_stops(rig: Rig) -> None:
