@@ -191,6 +191,12 @@ class TcpPeerNetwork:
             self._refusals.note(address, error)
             raise SnapshotError(str(error)) from error
 
+    def redial(self, node_id: int) -> None:
+        """Connect to a peer anew, so that it says hello again; nothing when there is no connection to it."""
+        link = self.outgoing(node_id)
+        if link is not None:
+            link.close()
+
     def connected(self) -> dict[int, float]:
         """For each peer that this node has a connection to, seconds since something came from it on any link."""
         now_s = asyncio.get_running_loop().time()

@@ -29,6 +29,7 @@ class Founding:
             identity.node_id: Member(identity.node_id, identity.incarnation, MemberRole.VOTER, address, raft_address)
         }
         self._strangers: dict[int, str] = {}
+        self._exists = False
         self.refusal = ""
 
     def missing(self) -> int:
@@ -38,8 +39,16 @@ class Founding:
     def waiting(self) -> str:
         """What is waited for, and who was heard in vain, as a sentence without its full stop."""
         strangers = ", ".join(f"node {n} at {self._strangers[n]}" for n in sorted(self._strangers))
+        if self._exists:
+            return "others have founded it, and have not said with whom"
         said = f"{self.missing()} of its seeds were not heard"
         return f"{said}, and network.seed_peers does not name {strangers}" if strangers else said
+
+    def cluster_exists(self) -> None:
+        """A peer takes part in the cluster already: only a hello of one that was founded may found this node now.
+        Else this node could found it a second time with a seed that has lost its memory since.
+        """
+        self._exists = True
 
     def hear(self, hello: Hello) -> Configuration | None:
         """Take in a hello; answers the founding configuration once it is known.
@@ -64,7 +73,7 @@ class Founding:
         self._members[peer.node_id] = Member(
             peer.node_id, peer.incarnation, MemberRole.VOTER, hello.address, hello.raft_address
         )
-        if self.refusal or self.missing() > 0:
+        if self.refusal or self._exists or self.missing() > 0:
             return None
         return self.configuration()
 

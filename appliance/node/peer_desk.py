@@ -53,7 +53,12 @@ class PeerDesk:
 
     def on_message(self, message: AnyMessage) -> None:
         """A Raft message came in."""
-        if self._driver.core is None or self._driver.failure:
+        if self._driver.failure:
+            return
+        if self._driver.core is None:
+            if self._driver.founding is not None and not self._driver.founding.refusal:
+                self._driver.founding.cluster_exists()
+                self._driver.network.redial(message.sender)
             return
         try:
             self._driver.core.step(message)

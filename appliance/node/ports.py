@@ -287,6 +287,10 @@ class PeerNetwork(Protocol):
         """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
         ...
 
+    def redial(self, node_id: int) -> None:
+        """Connect to a peer anew, so that it says hello again; nothing when there is no connection to it."""
+        ...
+
     def connected(self) -> dict[int, float]:
         """For each connected peer, seconds since something came from it."""
         ...

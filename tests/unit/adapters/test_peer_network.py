@@ -62,6 +62,15 @@ async def test_hello_messages_and_traces(nodes: World, auth: str) -> None:
     assert 0 <= one.network.connected()[2] < 5
 
 
+async def test_a_peer_that_is_dialed_anew_says_hello_again(nodes: World) -> None:
+    one, two = await nodes.pair("secret")
+    hellos = len(one.hellos)
+    one.network.redial(2)
+    await until(lambda: len(one.hellos) > hellos and 2 in one.network.connected())
+    assert one.hellos[-1].identity == two.identity
+    one.network.redial(7)  # nobody knows it
+
+
 async def test_three_nodes_that_are_each_others_seeds_and_their_own(nodes: World) -> None:
     made = [nodes.node(n) for n in (1, 2, 3)]
     for node in made:

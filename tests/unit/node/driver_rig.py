@@ -66,6 +66,7 @@ class FakeNetwork:
     def __init__(self) -> None:
         self.sent: list[AnyMessage] = []
         self.snapshots: list[int] = []
+        self.redialed: list[int] = []
         self.reachable: set[int] = {2, 3}
         self.on_send: Callable[[AnyMessage], None] = lambda message: None
 
@@ -84,6 +85,9 @@ class FakeNetwork:
     async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
         self.snapshots.append(node_id)
         raise OSError("nobody takes it")
+
+    def redial(self, node_id: int) -> None:
+        self.redialed.append(node_id)
 
     def connected(self) -> dict[int, float]:
         return dict.fromkeys(self.reachable, 0.0)
@@ -111,13 +115,14 @@ class NoTracer:
 
 
 class Rig:
-    """A founded follower, node 1 of three, and its parts."""
+    """A follower, node 1 of three, and its parts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, founded: bool = True) -> None:
         self.directory = directory
         self.log_store = GatedLogStore(directory / "raft.db")
         self.log_store.load()
-        self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
+        if founded:
+            self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
         self.ledger_store = SqliteLedgerStore(directory / "ledger.db", 2**20, CLUSTER_ID)
         self.network = FakeNetwork()
         self.log = SilentLog()
@@ -126,7 +131,7 @@ class Rig:
         settings = DriverSettings(
             address="127.0.0.1:1",
             raft_address="127.0.0.1:1001",
-            seeds=(),
+            seeds=("127.0.0.1:1002", "127.0.0.1:1003"),
             directory=directory,
             version="0",
             election_timeout_s=60.0,  # the test decides who leads

@@ -56,6 +56,15 @@ def test_a_node_that_is_no_seed_founds_nothing_however_early_it_comes() -> None:
     assert configuration.voters() == (1, 2, 3)
 
 
+def test_who_missed_the_founding_founds_no_second_cluster_with_a_seed_that_was_cleared() -> None:
+    late = founding(2, 20)
+    assert late.hear(hello(1, 10)) is None  # then 1 and 3 found the cluster, and 3 loses its directory
+    late.cluster_exists()  # messages of node 1 come in
+    assert late.hear(hello(3, 31)) is None
+    configuration = Configuration((member(1, 10), member(2, 20), member(3, 30)))
+    assert late.hear(hello(1, 10, configuration)) == configuration
+
+
 def test_hearing_one_twice_is_not_hearing_two() -> None:
     found = founding(1, 10)
     assert found.hear(hello(2, 20)) is None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import apsw
 import pytest
-from driver_rig import CONFIGURATION, TERM, WAIT_S, Rig, until
+from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, TERM, WAIT_S, Rig, until
 
+from appliance.node.ports import Hello, Identity
 from appliance.raft.messages import AnyMessage, AppendResponse, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
@@ -92,6 +93,22 @@ async def test_who_waits_for_the_ledger_file_is_told_when_the_node_stops(tmp_pat
     assert settling.exception() is None or isinstance(settling.exception(), ApplianceError)
     with pytest.raises(ApplianceError):
         await asyncio.wait_for(rig.service.settle(), WAIT_S)
+
+
+async def test_who_missed_the_founding_asks_a_founder_for_its_hello(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, founded=False)
+    await rig.driver.start()
+    assert rig.driver.core is None
+    rig.heartbeat()
+    assert rig.network.redialed == [LEADER]
+    assert rig.service.health().reasons == (
+        "the cluster is not founded yet: others have founded it, and have not said with whom",
+    )
+    identity = Identity(CLUSTER_ID, LEADER, LEADER * 10)
+    rig.desk.on_hello(Hello("0", 1, (), identity, "127.0.0.1:2", "127.0.0.1:1002", 1, CONFIGURATION))
+    assert rig.driver.core is not None
+    assert rig.driver.core.state.configuration == CONFIGURATION
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 
 
 async def test_a_checkpoint_that_a_reader_held_back_is_made_up_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
