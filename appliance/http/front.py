@@ -72,6 +72,8 @@ class Front:
         if scope["type"] != "http":
             await self._litestar(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the server, which keeps its own scope, leaves the body out
+            scope = {**scope, "method": "GET"}
         client = scope["client"]
         request = GatewayRequest(
             scope["method"],
