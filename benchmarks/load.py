@@ -24,7 +24,7 @@ def measure(peer: Peer, row: Row, seconds: float) -> dict[str, Any]:
         "-c",
         str(row.connections),
         "-d",
-        f"{seconds:g}s",
+        f"{round(seconds)}s",
         "--timeout",
         "30s",
         "-s",
