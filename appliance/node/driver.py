@@ -287,6 +287,8 @@ class Driver:
         if self._apply_queue:
             self._apply_wanted = True
             asyncio.get_running_loop().call_soon(self._apply_more)
+        if core.state.commit_index > core.state.handed_index:
+            self.pump_soon()  # the core holds back while too much is not applied
 
     def _apply_more(self) -> None:
         self._apply_wanted = False
