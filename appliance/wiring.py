@@ -228,6 +228,7 @@ def _make_driver(
         identity=identity,
         log_store=log_store,
         ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
+        reserve=directory,
         network=TcpPeerNetwork(peer_settings_from(settings), registry, log),
         verify_snapshot=lambda path: verify_copy(path, identity.cluster_id),
         clock=SystemClock(),

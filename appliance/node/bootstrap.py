@@ -85,3 +85,8 @@ class Founding:
 def founding_entry(configuration: Configuration) -> Entry:
     """The first entry of every founder's log."""
     return make_entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
+
+
+def peer_addresses(configuration: Configuration, node_id: int) -> dict[int, str]:
+    """Peer addresses of the members of a configuration other than `node_id`."""
+    return {m.node_id: m.raft_address for m in configuration.members if m.node_id != node_id}

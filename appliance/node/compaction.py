@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
+
+from appliance.node.driver_settings import DriverSettings
+from appliance.raft.messages import Configuration, SnapshotMeta
+from appliance.raft.state import RaftState
 
 HOLD_FACTOR: Final = 4  # a log this many times over its bound is not held for slow followers any longer
 STEP_DIVISOR: Final = 4  # a compaction drops at least this share of the bound, so that it is not done all the time
@@ -39,3 +43,40 @@ def compaction_target(
     if sending_index is not None:
         target = min(target, sending_index)
     return target if target - snapshot_index >= max(1, compact_entries // STEP_DIVISOR) else None
+
+
+def plan_compaction(
+    state: RaftState,
+    settings: DriverSettings,
+    durable_index: int,
+    connected: Container[int],
+    sending_index: int | None,
+) -> SnapshotMeta | None:
+    """What is to stand before the log's first entry from now on, or None.
+
+    Args:
+        state: the core's.
+        settings: the bounds.
+        durable_index: applied index that the ledger file has made durable.
+        connected: peers that can be reached.
+        sending_index: see `compaction_target`.
+    """
+    target = compaction_target(
+        snapshot_index=state.log.snapshot_index,
+        last_index=state.log.last_index,
+        needless_index=min(durable_index, state.log.stable_index, state.applied_index),
+        held_indexes=[p.match_index for n, p in state.progress.items() if n in connected],
+        sending_index=sending_index,
+        compact_entries=settings.compact_log_entries,
+        keep_entries=settings.keep_log_entries,
+    )
+    if target is None:
+        return None
+    term = state.log.term_at(target)
+    assert term is not None
+    return SnapshotMeta(target, term, configuration_at(state, target))
+
+
+def configuration_at(state: RaftState, index: int) -> Configuration:
+    """The configuration that acted at an index."""
+    return next(configuration for at, configuration in reversed(state.configurations) if at <= index)

@@ -6,6 +6,7 @@ Everything here runs on the event loop; files are written on the threads of `Log
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Final
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
-from appliance.node.bootstrap import Founding, founding_entry
-from appliance.node.compaction import compaction_target
+from appliance.node.bootstrap import Founding, founding_entry, peer_addresses
+from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import hand_over
 from appliance.node.keeper import LedgerKeeper
@@ -24,6 +25,7 @@ from appliance.node.log_writer import Job, LogWriter, Saving
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.ports import (
     Clock,
+    DiskFull,
     Hello,
     Identity,
     Instruments,
@@ -31,11 +33,13 @@ from appliance.node.ports import (
     Log,
     LogStore,
     PeerNetwork,
+    Reserve,
     StoredLog,
     Tracer,
 )
 from appliance.node.recovery import recover
-from appliance.node.snapshots import INCOMING_FILE, INSTALLING_FILE, Snapshots
+from appliance.node.room import Room
+from appliance.node.snapshots import Snapshots
 from appliance.node.traces import WriteTraces
 from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites
 from appliance.raft.core import RaftCore
@@ -61,6 +65,7 @@ class Driver:
         log_store: `raft.db`.
         ledger_store: `ledger.db`.
         network: the links to the peers.
+        reserve: room on the disk that is held back.
         verify_snapshot: reads a received ledger file back and checks it; called on a worker thread.
         clock: wall and monotonic time.
         random: the only source of chance of the core.
@@ -78,6 +83,7 @@ class Driver:
         log_store: LogStore,
         ledger_store: LedgerStore,
         network: PeerNetwork,
+        reserve: Reserve,
         verify_snapshot: Callable[[Path], tuple[Summary, bytes]],
         clock: Clock,
         random: Random,
@@ -108,6 +114,7 @@ class Driver:
         self.applied_waiters = WaitingIndexes()
         self.leader_changed = asyncio.Event()
         self.last_stamp_us = 0
+        self.room = Room(reserve, settings.directory, log, self._on_room)
         self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
         self.applier = Applier(ledger_store, settings.idempotency_keys)
         self.keeper = LedgerKeeper(
@@ -116,6 +123,7 @@ class Driver:
             stable_index=self._synced_index,
             on_durable=self._on_durable,
             on_failed=self.fail,
+            on_full=self.room.report_full,
             flush_seconds=instruments.histogram("scribe_storage_flush_seconds"),
             log=log,
         )
@@ -123,6 +131,7 @@ class Driver:
             log_store,
             on_saved=self._on_saved,
             on_failed=self.fail,
+            on_full=self.room.report_full,
             log=log,
             fsync_seconds=instruments.histogram("scribe_raft_fsync_seconds"),
             batch_entries=instruments.histogram("scribe_raft_append_batch_entries"),
@@ -159,7 +168,9 @@ class Driver:
             if not self.settings.seeds:
                 self.found(self.founding.configuration())
         await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
-        self._tasks = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self.keeper.run())]
+        self._tasks = [
+            asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self._watch_room())
+        ]
 
     async def stop(self) -> None:
         """Hand over leadership if there is any, write what is applied, and close the stores."""
@@ -173,8 +184,9 @@ class Driver:
         await self.network.close()
         await asyncio.to_thread(self._writer.stop)
         if not self.failure and self.core is not None:
-            await asyncio.to_thread(self.ledger_store.flush, self._synced_index())
-            await self.keeper.checkpoint()
+            with contextlib.suppress(DiskFull):  # the log has what the ledger file lacks
+                await asyncio.to_thread(self.ledger_store.flush, self._synced_index())
+                await self.keeper.checkpoint()
         self.keeper.close()
         self.ledger_store.close()
         self.log_store.close()
@@ -187,6 +199,22 @@ class Driver:
         self._log.error("node.failed", reason=self.failure, error=error)
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
+
+    # -- room on the disk
+
+    async def _watch_room(self) -> None:
+        try:
+            await self.room.watch()
+        except Exception as error:
+            self.fail(error)
+
+    def _on_room(self, full: bool) -> None:
+        """A node whose disk is full leads only if no other can; it still votes and serves reads."""
+        if self.core is None:
+            return
+        self.core.set_may_campaign(not full)
+        if full:
+            self._tasks.append(asyncio.create_task(hand_over(self)))
 
     # -- time
 
@@ -348,12 +376,12 @@ class Driver:
     def _install(self, meta: SnapshotMeta) -> None:
         self.installing = True
         self._apply_queue.clear()
-        path = self.install_path()
+        path = self.settings.installing_path
 
         def run() -> None:
-            self.log_store.begin_install(meta, path.name)
+            self._writer.until_room(lambda: self.log_store.begin_install(meta, path.name))
             self._installed = self.keeper.replace(path)
-            self.log_store.finish_install(meta)
+            self._writer.until_room(lambda: self.log_store.finish_install(meta))
 
         self._writer.submit(Job(run, lambda: self._on_installed(meta)))
 
@@ -370,14 +398,6 @@ class Driver:
         self._log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_more()
 
-    def snapshot_path(self) -> Path:
-        """Where a snapshot is received."""
-        return self.settings.directory / INCOMING_FILE
-
-    def install_path(self) -> Path:
-        """Where a received snapshot waits for its install, out of the way of the next one."""
-        return self.settings.directory / INSTALLING_FILE
-
     def _report_snapshot(self, node_id: int, index: int) -> None:
         if self.core is not None:
             self.core.report_snapshot(node_id, index)
@@ -388,27 +408,15 @@ class Driver:
         core = self.core
         if core is None or self.installing or self.failure:
             return
-        state = core.state
-        connected = self.network.connected()
-        target = compaction_target(
-            snapshot_index=state.log.snapshot_index,
-            last_index=state.log.last_index,
-            needless_index=min(index, state.log.stable_index, state.applied_index),
-            held_indexes=[p.match_index for n, p in state.progress.items() if n in connected],
-            sending_index=self.snapshots.oldest_index() if self.snapshots.is_sending() else None,
-            compact_entries=self.settings.compact_log_entries,
-            keep_entries=self.settings.keep_log_entries,
-        )
-        if target is None:
+        sending_index = self.snapshots.oldest_index() if self.snapshots.is_sending() else None
+        meta = plan_compaction(core.state, self.settings, index, self.network.connected(), sending_index)
+        if meta is None:
             return
-        term = state.log.term_at(target)
-        assert term is not None
-        core.compact(target)
-        meta = SnapshotMeta(target, term, state.configurations[0][1])
+        core.compact(meta.index)
         self._writer.submit(
             Job(
-                lambda: self.log_store.compact(meta),
-                lambda: self._log.info("raft.compacted", index=target, term=term),
+                lambda: self._writer.until_room(lambda: self.log_store.compact(meta)),
+                lambda: self._log.info("raft.compacted", index=meta.index, term=meta.term),
             )
         )
 
@@ -428,7 +436,7 @@ class Driver:
             applied_index=self.applier.applied_index,
             random=self._random,
         )
-        self._set_peers()
+        self.network.set_peers(peer_addresses(self.core.state.configuration, self.identity.node_id))
         self.pump_soon()
 
     def found(self, configuration: Configuration) -> None:
@@ -438,13 +446,3 @@ class Driver:
         members = [m.node_id for m in configuration.members]
         self._log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
         self._make_core(self.log_store.load())
-
-    def _set_peers(self) -> None:
-        assert self.core is not None
-        self.network.set_peers(
-            {
-                m.node_id: m.raft_address
-                for m in self.core.state.configuration.members
-                if m.node_id != self.identity.node_id
-            }
-        )

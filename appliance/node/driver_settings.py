@@ -10,6 +10,8 @@ from msgspec import Struct
 from appliance.raft.state import RaftSettings
 
 TICKS_PER_HEARTBEAT: Final = 4
+INCOMING_FILE: Final = "snapshot-incoming.db"  # being checked; `.part` behind it while it is received
+INSTALLING_FILE: Final = "snapshot-installing.db"
 
 
 class DriverSettings(Struct, frozen=True, kw_only=True):
@@ -33,6 +35,16 @@ class DriverSettings(Struct, frozen=True, kw_only=True):
     def tick_s(self) -> float:
         """Length of one tick of the Raft core."""
         return self.heartbeat_timeout_s / TICKS_PER_HEARTBEAT
+
+    @property
+    def incoming_path(self) -> Path:
+        """Where a snapshot is received."""
+        return self.directory / INCOMING_FILE
+
+    @property
+    def installing_path(self) -> Path:
+        """Where a received snapshot waits for its install, out of the way of the next one."""
+        return self.directory / INSTALLING_FILE
 
     def raft(self) -> RaftSettings:
         """The core's bounds, in ticks."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from appliance.ledger.state import Summary
-from appliance.node.ports import Histogram, LedgerStore, Log, StorageFailed
+from appliance.node.ports import DiskFull, Histogram, LedgerStore, Log, StorageFailed
 
 CHECKPOINT_INTERVAL_S: Final = 5.0
+FULL_RETRY_S: Final = 0.5
 SLOW_S: Final = 2.0
 PENDING_BYTES_SOON: Final = 8 * 1024 * 1024  # flush before the interval is over
 
@@ -28,6 +29,7 @@ class LedgerKeeper:
         stable_index: answers the index up to which the log is durable; the ledger file never passes it.
         on_durable: called on the event loop with an applied index that has become durable.
         on_failed: called on the event loop, once, when the store fails.
+        on_full: called on the event loop when there is no room on the disk; what waits is tried again.
         flush_seconds: histogram of the time of one flush.
         log: told of slow flushes; its methods may be called from any thread.
     """
@@ -40,6 +42,7 @@ class LedgerKeeper:
         stable_index: Callable[[], int],
         on_durable: Callable[[int], None],
         on_failed: Callable[[Exception], None],
+        on_full: Callable[[DiskFull], None],
         flush_seconds: Histogram,
         log: Log,
     ) -> None:
@@ -49,6 +52,7 @@ class LedgerKeeper:
         self._stable_index = stable_index
         self._on_durable = on_durable
         self._on_failed = on_failed
+        self._on_full = on_full
         self._flush_seconds = flush_seconds
         self._pool = ThreadPoolExecutor(1, "ledger-keeper")
         self._lock = threading.Lock()  # an install on the log writer's thread excludes all work here
@@ -88,6 +92,11 @@ class LedgerKeeper:
             flushed = await loop.run_in_executor(self._pool, self._flush, self._stable_index())
             if self._dirty and time.monotonic() - self._checkpointed_s >= CHECKPOINT_INTERVAL_S:
                 self._dirty = await self.checkpoint() < flushed  # a reader may hold frames back
+        except DiskFull as error:
+            self._turns = waiting + self._turns
+            self._on_full(error)
+            await asyncio.sleep(FULL_RETRY_S)
+            return
         except BaseException:
             self._turns = waiting + self._turns
             raise

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.node.ports import Histogram, Log, LogStore
+from appliance.node.ports import DiskFull, Histogram, Log, LogStore
 from appliance.raft.messages import AnyMessage, Entry, HardState
 
+FULL_RETRY_S: Final = 0.5
 SLOW_S: Final = 0.25  # a disk this slow is the first suspect when elections come (pains of etcd's users)
 
 
@@ -45,6 +46,7 @@ class LogWriter:
         store: the log store; this thread is the only one that changes it.
         on_saved: called on the event loop with the savings that are durable now, in order.
         on_failed: called on the event loop once, with the error; nothing is carried out after it.
+        on_full: called on the event loop when there is no room on the disk; what waits is tried again until there is.
         log: told of slow writes; its methods may be called from any thread.
         fsync_seconds: histogram of the time that one durable write takes.
         batch_entries: histogram of entries in one durable write.
@@ -56,6 +58,7 @@ class LogWriter:
         on_saved: Callable[[list[Saving]], None],
         on_failed: Callable[[Exception], None],
         *,
+        on_full: Callable[[DiskFull], None],
         log: Log,
         fsync_seconds: Histogram,
         batch_entries: Histogram,
@@ -64,6 +67,7 @@ class LogWriter:
         self._log = log
         self._on_saved = on_saved
         self._on_failed = on_failed
+        self._on_full = on_full
         self._fsync_seconds = fsync_seconds
         self._batch_entries = batch_entries
         self._queue: deque[Saving | Job] = deque()
@@ -125,13 +129,30 @@ class LogWriter:
         entries, hard_state = merge(group)
         if entries or hard_state is not None:
             started = time.perf_counter()
-            self._store.append(entries, hard_state)
+            self.until_room(lambda: self._store.append(entries, hard_state))
             seconds = time.perf_counter() - started
             self._fsync_seconds.observe(seconds)
             if seconds > SLOW_S:
                 self._log.warning("storage.fsync_slow", seconds=round(seconds, 3), entries=len(entries))
             self._batch_entries.observe(len(entries))
         self._call(self._on_saved, group)
+
+    def until_room(self, write: Callable[[], None]) -> None:
+        """Carry out a write, again and again while the disk is full; for this thread and the jobs on it.
+
+        Raises:
+            DiskFull: it still is, and the node stops.
+        """
+        while True:
+            try:
+                write()
+                return
+            except DiskFull as error:
+                self._call(self._on_full, error)
+                with self._wake:
+                    if self._stopping:
+                        raise
+                    self._wake.wait(FULL_RETRY_S)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         try:

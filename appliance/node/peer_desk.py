@@ -87,11 +87,11 @@ class PeerDesk:
         await self._driver.snapshots.check(meta, path)
         if self._driver.core is None or self._driver.failure or self._driver.installing:
             raise OSError("this node cannot install a snapshot now")
-        path.replace(self._driver.install_path())  # noqa: ASYNC240 - a rename; nothing may come between it and restore
+        path.replace(self._driver.settings.installing_path)  # noqa: ASYNC240 - a rename; nothing may come between it and restore
         if not self._driver.core.restore(meta):
-            self._driver.install_path().unlink()
+            self._driver.settings.installing_path.unlink()
         self._driver.pump_soon()
 
     def snapshot_path(self) -> Path:
         """Where a snapshot is received."""
-        return self._driver.snapshot_path()
+        return self._driver.settings.incoming_path

@@ -300,6 +300,18 @@ class PeerNetwork(Protocol):
         ...
 
 
+class Reserve(Protocol):
+    """Room on the disk that is held back for the time when there is none."""
+
+    def hold_reserve(self) -> None:
+        """Take it, if it is not held. Raises `DiskFull` when there is not enough, `StorageFailed`."""
+        ...
+
+    def release_reserve(self) -> bool:
+        """Give it free; False when it was not held. Raises `StorageFailed`."""
+        ...
+
+
 class Clock(Protocol):
     """Wall and monotonic time."""
 

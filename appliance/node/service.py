@@ -22,11 +22,12 @@ from appliance.node.driver import Driver
 from appliance.node.ports import Counter, Instruments, StorageError
 from appliance.node.view import cluster_info, figures_of, health_of
 from appliance.node.waiting import ReadRefused
-from appliance.raft.core import NotLeader
+from appliance.raft.core import NotLeader, RaftCore
 from appliance.raft.messages import NOBODY, Role
 from appliance.tables.errors import ApplianceError
 
 PENDING_BYTES_MAX: Final = 512 * 1024 * 1024  # applied changes that wait for the ledger file before writes are refused
+CONTACT_S_MIN: Final = 1.5  # idle links are probed once a second
 PROPOSAL_OUTCOMES: Final = ("committed", "not_committed", "unknown", "refused")
 
 
@@ -105,6 +106,7 @@ class Service:
             self._in_flight -= 1
 
     async def _propose(self, request: WriteRequest) -> WriteResult:
+        self._refuse_without_room()
         self._refuse_without_quorum()
         salts = secrets.token_bytes(SALT_BYTES * len(request.operations))
         data = encode_write(request, self._driver.next_stamp_us(), salts, self._idempotency_keys)
@@ -131,14 +133,28 @@ class Service:
             self._outcomes["refused"].inc()
             raise ApplianceError("overloaded", "The disk does not keep up with the writes.")
 
+    def _refuse_without_room(self) -> None:
+        if self._driver.room.full:
+            self._outcomes["refused"].inc()
+            raise ApplianceError(
+                "disk_full",
+                f"The disk of node {self._driver.identity.node_id}, which leads, is full. Make room: writes are taken "
+                "again by themselves. Reads go on.",
+            )
+
     def _refuse_without_quorum(self) -> None:
         core = self._driver.core
         assert core is not None
-        voters = core.state.configuration.voters()
-        connected = self._driver.network.connected()
-        reached = sum(1 for v in voters if v == self._driver.identity.node_id or v in connected)
+        reached = self._voters_reached(core)
         if reached < core.state.configuration.quorum():
-            raise self._no_quorum(reached, len(voters))
+            raise self._no_quorum(reached, len(core.state.configuration.voters()))
+
+    def _voters_reached(self, core: RaftCore) -> int:
+        """Voters that something was heard from lately, this node among them; a link to a frozen peer still stands."""
+        driver = self._driver
+        patience_s = max(CONTACT_S_MIN, 1.5 * driver.settings.election_timeout_s)
+        heard = {node_id for node_id, silent_s in driver.network.connected().items() if silent_s < patience_s}
+        return len((heard | {driver.identity.node_id}) & set(core.state.configuration.voters()))
 
     @staticmethod
     def _no_quorum(reached: int, voters: int) -> ApplianceError:
@@ -176,7 +192,6 @@ class Service:
 
     def _no_leader(self) -> ApplianceError:
         driver = self._driver
-        connected = driver.network.connected()
         if driver.core is None:
             refusal = driver.founding.refusal if driver.founding is not None else ""
             waiting = driver.founding.waiting() if driver.founding is not None else "this node is starting"
@@ -184,10 +199,9 @@ class Service:
                 "no_quorum",
                 refusal or f"The cluster is not founded yet: {waiting}. Start the nodes that are missing.",
             )
-        voters = driver.core.state.configuration.voters()
-        reached = sum(1 for v in voters if v == driver.identity.node_id or v in connected)
+        reached = self._voters_reached(driver.core)
         if reached < driver.core.state.configuration.quorum():
-            return self._no_quorum(reached, len(voters))
+            return self._no_quorum(reached, len(driver.core.state.configuration.voters()))
         return ApplianceError("no_leader", "A majority is there, but it has not elected a leader yet. Send it again.")
 
     # -- reads
@@ -314,6 +328,8 @@ class Service:
             while not driver.failure:
                 if await driver.keeper.flushed() >= target:
                     return self._ledger_path
+                if driver.room.full:
+                    raise ApplianceError("disk_full", "The ledger file waits for room on this node. Ask another node.")
                 await asyncio.sleep(driver.settings.flush_interval_s)  # the log has to be synced that far first
         except StorageError as error:
             if not driver.failure:

@@ -9,13 +9,12 @@ from typing import Final
 
 from appliance.ledger.state import Summary
 from appliance.node.applier import meta_of
+from appliance.node.driver_settings import INCOMING_FILE, INSTALLING_FILE
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.ports import Instruments, Log, PeerNetwork, StorageError
 from appliance.raft.messages import SnapshotMeta
 
 RETRY_S: Final = 2.0  # pause after a snapshot that could not be sent
-INCOMING_FILE: Final = "snapshot-incoming.db"  # being checked; `.part` behind it while it is received
-INSTALLING_FILE: Final = "snapshot-installing.db"  # waits for its install, out of the way of the next one
 LEFT_BY_A_CRASH: Final = (INCOMING_FILE, INSTALLING_FILE)  # an install that had begun is finished before
 
 

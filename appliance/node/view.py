@@ -46,7 +46,7 @@ def health_of(driver: Driver) -> Health:
         commit_index=commit_index,
         applied_index=applied_index,
         lag=max(0, commit_index - applied_index),
-        alarms=("failed",) if driver.failure else (),
+        alarms=tuple(name for name, on in (("failed", driver.failure), ("disk_full", driver.room.full)) if on),
     )
 
 

@@ -15,7 +15,7 @@ from random import Random
 from msgspec import Struct
 
 from appliance.raft import elections, heartbeats, reads, replication
-from appliance.raft.log import InvariantViolation, LogReader, RaftLog
+from appliance.raft.log import ENTRY_OVERHEAD_BYTES, InvariantViolation, LogReader, RaftLog
 from appliance.raft.messages import (
     NOBODY,
     AnyMessage,
@@ -310,7 +310,10 @@ class RaftCore:
 
     def applied(self, index: int) -> None:
         """Everything up to `index` was applied."""
-        self.state.applied_index = max(self.state.applied_index, index)
+        state = self.state
+        state.applied_index = max(state.applied_index, index)
+        while state.unapplied and state.unapplied[0][0] <= index:
+            state.unapplied_bytes -= state.unapplied.popleft()[1]
         self.state.log.trim(self.state.applied_index)
 
     def status(self) -> RaftStatus:
@@ -418,7 +421,7 @@ class RaftCore:
     def _may_hand_out(self) -> bool:
         """Whether committed entries wait, and the driver has applied enough of those that it was handed."""
         s = self.state
-        return s.commit_index > s.handed_index and s.handed_index - s.applied_index < s.settings.unapplied_entries_max
+        return s.commit_index > s.handed_index and s.unapplied_bytes < s.settings.unapplied_bytes_max
 
     def _take_committed(self) -> tuple[Entry, ...]:
         state = self.state
@@ -427,6 +430,9 @@ class RaftCore:
         count = state.commit_index - state.handed_index
         entries = state.log.slice(state.handed_index + 1, state.commit_index, state.settings.committed_bytes_max, count)
         state.handed_index = entries[-1].index
+        size = sum(len(e.data) + ENTRY_OVERHEAD_BYTES for e in entries)
+        state.unapplied.append((state.handed_index, size))
+        state.unapplied_bytes += size
         return tuple(entries)
 
     def _appends_wait(self) -> bool:

@@ -201,6 +201,8 @@ def restore(state: RaftState, meta: SnapshotMeta) -> bool:
         state.unsaved_entries = []
         state.unsaved_snapshot = meta
         state.commit_index = state.handed_index = state.applied_index = meta.index
+        state.unapplied.clear()
+        state.unapplied_bytes = 0
         state.configurations = [(meta.index, meta.configuration)]
         state.become_follower(state.term, NOBODY if state.leader_id == state.node_id else state.leader_id)
     if state.leader_id not in (NOBODY, state.node_id):

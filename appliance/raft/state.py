@@ -5,6 +5,7 @@ The rules live in `elections`, `replication` and `reads`; `core` is what a drive
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from random import Random
 from typing import Any, Final, TypeVar
@@ -45,7 +46,8 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
         inflight_messages_max: append messages to one follower without an answer.
         inflight_bytes_max: bytes of entry data to one follower without an answer.
         committed_bytes_max: bytes of committed entries in one `Ready`.
-        unapplied_entries_max: committed entries that the driver holds and has not applied; none are handed out beyond.
+        unapplied_bytes_max: bytes of committed entries that the driver holds and has not applied; none are handed out
+            beyond.
         log_window_bytes_max: bytes of recent entries held in memory for followers that lag a little.
     """
 
@@ -56,7 +58,7 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
     inflight_messages_max: int = 64
     inflight_bytes_max: int = 16 * 1024 * 1024
     committed_bytes_max: int = 4 * 1024 * 1024
-    unapplied_entries_max: int = 8192
+    unapplied_bytes_max: int = 16 * 1024 * 1024
     log_window_bytes_max: int = WINDOW_BYTES_MAX
 
 
@@ -98,6 +100,8 @@ class RaftState:
         self.role = Role.FOLLOWER
         self.leader_id = NOBODY
         self.handed_index = applied_index  # committed entries up to here were handed to the driver
+        self.unapplied: deque[tuple[int, int]] = deque()  # last index and bytes of what was handed and is not applied
+        self.unapplied_bytes = 0
         self.applied_index = applied_index
         self.elapsed_ticks = 0
         self.heartbeat_elapsed_ticks = 0

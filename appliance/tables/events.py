@@ -68,6 +68,8 @@ EVENTS: Mapping[str, EventRow] = {
         # Storage
         EventRow("storage.flush_slow", _W, "Writing applied changes took {seconds} s", ("seconds", "entries")),
         EventRow("storage.fsync_slow", _W, "Making the log durable took {seconds} s", ("seconds", "entries")),
+        EventRow("storage.disk_full", _E, "The disk is full: {free_bytes} bytes are free", ("free_bytes",)),
+        EventRow("storage.room_again", _I, "There is room on the disk again: {free_bytes} bytes", ("free_bytes",)),
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),

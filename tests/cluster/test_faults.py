@@ -40,6 +40,23 @@ def test_without_a_majority_a_write_is_refused_in_time(cluster: Cluster) -> None
     assert cluster.get(1, "/kv/later").status_code == 404  # 503 said that it surely was not done
 
 
+def test_frozen_nodes_are_no_majority(cluster: Cluster) -> None:
+    """Their links still stand; what counts is that nothing comes from them."""
+    leader = cluster.leader()
+    frozen = [cluster.processes[n] for n in cluster.followers()]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        await_value(lambda: cluster.health(leader) is None, "the lone node to say that it is unhealthy")
+        answer = cluster.put(leader, "frozen", b"x")
+        assert (answer.status_code, answer.json()["code"]) == (503, "no_quorum")
+    finally:
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
+    cluster.wait_healthy()
+    assert cluster.put(leader, "thawed", b"x").status_code == 200
+
+
 def test_everything_stopped_and_started_again(cluster: Cluster) -> None:
     for n in range(200):
         assert cluster.put(1 + n % 3, f"k{n}", b"%d" % n).status_code == 200

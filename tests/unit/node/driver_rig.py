@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from appliance.adapters.clock import SystemClock
+from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.ledger_verify import verify_copy
 from appliance.adapters.log_store import SqliteLogStore
@@ -19,7 +20,7 @@ from appliance.node.bootstrap import founding_entry
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.peer_desk import PeerDesk
-from appliance.node.ports import Identity, PeerEvents
+from appliance.node.ports import DiskFull, Identity, PeerEvents
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
@@ -52,9 +53,12 @@ class GatedLogStore(SqliteLogStore):
         self.open = threading.Event()
         self.open.set()
         self.durable_index = 0
+        self.full = False
 
     def append(self, entries: Sequence[Entry], hard_state: HardState | None) -> None:
         assert self.open.wait(WAIT_S)
+        if self.full:  # what the real store raises then, and that it keeps nothing, tests/contract shows
+            raise DiskFull("no room left")
         super().append(entries, hard_state)
         if entries:
             self.durable_index = entries[-1].index
@@ -119,6 +123,7 @@ class Rig:
 
     def __init__(self, directory: Path, *, founded: bool = True) -> None:
         self.directory = directory
+        self.data = DataDirectory(directory, reserve_bytes=4096)
         self.log_store = GatedLogStore(directory / "raft.db")
         self.log_store.load()
         if founded:
@@ -149,6 +154,7 @@ class Rig:
             log_store=self.log_store,
             ledger_store=self.ledger_store,
             network=self.network,
+            reserve=self.data,
             verify_snapshot=lambda path: verify_copy(path, CLUSTER_ID),
             clock=SystemClock(),
             random=Random(1),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.raft.core import NotLeader, RaftCore
-from appliance.raft.log import InvariantViolation
+from appliance.raft.log import ENTRY_OVERHEAD_BYTES, InvariantViolation
 from appliance.raft.messages import (
     AnyMessage,
     AppendRequest,
@@ -500,7 +500,7 @@ def test_a_failed_snapshot_is_asked_for_again() -> None:
 
 def test_no_more_is_handed_out_than_a_driver_can_hold() -> None:
     """After a long stop everything that is committed would otherwise be read into memory at once."""
-    settings = RaftSettings(committed_bytes_max=1, unapplied_entries_max=3)
+    settings = RaftSettings(committed_bytes_max=1, unapplied_bytes_max=2 * (1 + ENTRY_OVERHEAD_BYTES) + 1)
     core = make_core(terms=(1,) * 9, hard_state=HardState(1, 0, 9), settings=settings)
     handed: list[int] = []
     while core.has_ready():

@@ -1,0 +1,82 @@
+"""Room on the disk: some is held in reserve, so that a full disk is met early and with something left to act on.
+
+When a write finds no room the reserve is given up, this node takes no writes of clients and hands over leadership,
+and what waits is tried again until there is room: nothing of it was promised. Reads go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from appliance.node.ports import DiskFull, Log, Reserve
+
+LOOK_INTERVAL_S: Final = 2.0  # longer than the writers' pause between two tries
+FREE_BYTES_MIN: Final = 16 * 1024 * 1024  # beside the reserve, before writes are taken again
+
+
+class Room:
+    """Whether there is room.
+
+    Args:
+        reserve: the reserved room of the data directory.
+        directory: the data directory.
+        log: told when the disk is full and when there is room again.
+        on_change: called on the event loop with whether the disk is full now.
+        free_bytes_min: free bytes, beside the reserve, from which on there is room again.
+    """
+
+    def __init__(
+        self,
+        reserve: Reserve,
+        directory: Path,
+        log: Log,
+        on_change: Callable[[bool], None],
+        *,
+        free_bytes_min: int = FREE_BYTES_MIN,
+    ) -> None:
+        self._reserve = reserve
+        self._directory = directory
+        self._log = log
+        self._on_change = on_change
+        self._free_bytes_min = free_bytes_min
+        self.full = False
+        self._reports = 0  # since the last look
+
+    def report_full(self, error: DiskFull) -> None:
+        """A write found no room; called again for each time that it is tried in vain."""
+        self._reports += 1
+        if self.full:
+            return
+        self.full = True
+        self._reserve.release_reserve()
+        self._log.error("storage.disk_full", free_bytes=shutil.disk_usage(self._directory).free, error=error)
+        self._on_change(True)
+
+    async def watch(self) -> None:
+        """Hold the reserve, and look for room while there is none; until cancelled."""
+        await self._look()
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            if self.full:
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.to_thread(self._reserve.hold_reserve)
+        except DiskFull as error:
+            self.report_full(error)
+            return
+        free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+        reports, self._reports = self._reports, 0
+        if not self.full:
+            return
+        if reports or free_bytes < self._free_bytes_min:
+            self._reserve.release_reserve()
+            return
+        self.full = False
+        self._log.info("storage.room_again", free_bytes=free_bytes)
+        self._on_change(False)

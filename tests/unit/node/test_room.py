@@ -1,0 +1,94 @@
+"""A full disk: nothing that was not stored is promised, writes are refused, and all of it ends by itself."""
+
+from pathlib import Path
+
+import pytest
+from driver_rig import LEADER, ME, TERM, Rig, until
+
+from appliance.adapters.identity import RESERVE_FILE
+from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest
+from appliance.raft.messages import AppendRequest, AppendResponse, TimeoutNow, VoteResponse
+from appliance.tables.errors import ApplianceError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("appliance.node.room.LOOK_INTERVAL_S", 0.2)
+    monkeypatch.setattr("appliance.node.log_writer.FULL_RETRY_S", 0.02)
+    made = Rig(tmp_path)
+    await made.driver.start()
+    yield made
+    made.log_store.full = False
+    await made.driver.stop()
+    made.data.close()
+
+
+def acknowledged(rig: Rig) -> int:
+    return max((m.index for m in rig.network.sent if isinstance(m, AppendResponse) and m.success), default=0)
+
+
+async def test_a_follower_promises_nothing_and_goes_on_when_there_is_room(rig: Rig) -> None:
+    reserve = rig.directory / RESERVE_FILE
+    await until(reserve.exists, "the reserve to be held")
+    rig.log_store.full = True
+    rig.append(2, 3, commit=1)
+    await until(lambda: rig.driver.room.full, "the full disk to be noticed")
+    assert not rig.fatal
+    assert acknowledged(rig) == 0
+    assert rig.service.health().alarms == ("disk_full",)
+    assert rig.driver.core is not None
+    assert not rig.driver.core.state.may_campaign
+    rig.log_store.full = False
+    await until(lambda: acknowledged(rig) == 4, "what waited to be stored and acknowledged")
+    await until(lambda: not rig.driver.room.full, "the alarm to end by itself")
+    assert rig.driver.core.state.may_campaign
+    assert reserve.exists()
+    assert rig.service.health().alarms == ()
+    assert [e for e in rig.log.events if e.startswith("storage.")] == ["storage.disk_full", "storage.room_again"]
+
+
+def one_put(key: str) -> WriteRequest:
+    return WriteRequest((Operation(Op.PUT, key, b"v"),), "tester", key)
+
+
+def answer(rig: Rig, node: int, index: int, term: int) -> None:
+    """A follower holds everything up to an index."""
+    rig.desk.on_message(
+        AppendResponse(sender=node, sender_incarnation=node * 10, to=ME, term=term, success=True, index=index)
+    )
+
+
+async def lead(rig: Rig) -> None:
+    """Make it the leader of followers that acknowledge whatever they are sent."""
+    term = TERM + 1
+
+    def acknowledge(message: object) -> None:
+        if isinstance(message, AppendRequest):
+            answer(rig, message.to, message.prev_index + len(message.entries), term)
+
+    rig.network.on_send = acknowledge
+    rig.append(2, 1, commit=2)
+    await until(lambda: acknowledged(rig) == 2, "the follower to follow")
+    rig.desk.on_message(TimeoutNow(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM))
+    vote = VoteResponse(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=term, granted=True)
+    rig.desk.on_message(vote)
+    await until(rig.driver.can_propose, "it to have committed in its term")
+
+
+@pytest.mark.parametrize("reachable", [{2, 3}, set()], ids=["others can lead", "nobody else can"])
+async def test_a_leader_takes_no_writes_and_hands_over_if_it_can(rig: Rig, reachable: set[int]) -> None:
+    await lead(rig)
+    rig.log_store.full = True
+    written = await rig.service.write(one_put("a"))  # a majority holds it, this disk does not: that is enough
+    assert written.outcome is Outcome.OK
+    rig.network.reachable = reachable
+    await until(lambda: rig.driver.room.full, "the full disk to be noticed")
+    if reachable:
+        await until(lambda: any(isinstance(m, TimeoutNow) for m in rig.network.sent), "it to hand over")
+    else:
+        with pytest.raises(ApplianceError) as refused:
+            await rig.service.write(one_put("b"))
+        assert refused.value.code == "disk_full"
+    assert (await rig.service.read("a", linearizable=False)).value == b"v"
