@@ -56,7 +56,8 @@ class NetworkSettings(Section, frozen=True):
         str, row("Peer address that other nodes use, host:port; empty means raft_host and raft_port")
     ] = ""
     seed_peers: Annotated[
-        list[str], row("Peer addresses (host:port) of the founding nodes, this one among them or not", max_length=64)
+        list[str],
+        row("Peer addresses of the founding nodes, spelled as they announce them (raft_address)", max_length=64),
     ] = field(default_factory=list)
     peer_auth: Annotated[
         str,
