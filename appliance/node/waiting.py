@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterator
+from typing import Final
 
 from msgspec import Struct
 
 from appliance.ledger.commands import WriteResult
 from appliance.node.ports import Histogram
 from appliance.tables.errors import ApplianceError
+
+PRUNE_AT_MIN: Final = 1024
+QUESTIONS_MAX: Final = 1024  # read indexes asked for and not answered
 
 
 class _Write(Struct):
@@ -94,9 +97,14 @@ class WaitingIndexes:
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
+        self._prune_at = PRUNE_AT_MIN
 
     def add(self, index: int) -> asyncio.Future[None]:
         """Wait for `index`."""
+        if len(self._heap) >= self._prune_at:  # those whose time was over would stay until their index is reached
+            self._heap = [waiting for waiting in self._heap if not waiting[2].done()]
+            heapq.heapify(self._heap)
+            self._prune_at = 2 * len(self._heap) + PRUNE_AT_MIN
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._heap, (index, self._count, future))
@@ -108,11 +116,6 @@ class WaitingIndexes:
             future = heapq.heappop(self._heap)[2]
             if not future.done():
                 future.set_result(None)
-
-    def drain(self) -> Iterator[asyncio.Future[None]]:
-        """Give up: everyone who still waits."""
-        while self._heap:
-            yield heapq.heappop(self._heap)[2]
 
 
 class ReadBatches:
@@ -128,6 +131,8 @@ class ReadBatches:
         if self._open is not None:
             return self._next_context, self._open, False
         self._next_context += 1
+        while len(self._contexts) >= QUESTIONS_MAX:  # their answers were lost, and whoever opened them has left
+            self.failed(next(iter(self._contexts)))
         self._open = asyncio.get_running_loop().create_future()
         self._contexts[self._next_context] = self._open
         return self._next_context, self._open, True

@@ -5,7 +5,14 @@ import asyncio
 import pytest
 
 from appliance.ledger.commands import Outcome, WriteResult
-from appliance.node.waiting import ReadBatches, ReadRefused, WaitingIndexes, WaitingWrites
+from appliance.node.waiting import (
+    PRUNE_AT_MIN,
+    QUESTIONS_MAX,
+    ReadBatches,
+    ReadRefused,
+    WaitingIndexes,
+    WaitingWrites,
+)
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +111,26 @@ async def test_waiting_for_an_index() -> None:
     assert not late.done()
     waiting.reach(12)
     assert late.done()
+
+
+async def test_waiting_for_what_never_comes_takes_no_room_for_ever() -> None:
+    waiting = WaitingIndexes()
+    kept = waiting.add(10)
+    for _ in range(5000):
+        waiting.add(10**9).cancel()
+    assert len(waiting._heap) <= 2 * PRUNE_AT_MIN
+    waiting.reach(10)
+    assert kept.done()
+
+
+async def test_questions_without_an_answer_are_bounded() -> None:
+    reads = ReadBatches()
+    futures = []
+    for _ in range(QUESTIONS_MAX + 1):
+        futures.append(reads.join()[1])
+        reads.close_open()
+    assert isinstance(futures[0].exception(), ReadRefused)
+    assert not futures[1].done()
 
 
 async def test_reads_of_one_turn_share_a_question() -> None:
