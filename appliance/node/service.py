@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from pathlib import Path
 from typing import Final
 
-from appliance.ledger.commands import SALT_BYTES, WriteRequest, WriteResult, encode_write
+from appliance.ledger.commands import WriteRequest, WriteResult, encode_write
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.api import (
@@ -20,6 +19,7 @@ from appliance.node.api import (
 )
 from appliance.node.driver import Driver
 from appliance.node.ports import Counter, Instruments, StorageError
+from appliance.node.salts import SaltPool
 from appliance.node.view import cluster_info, figures_of, health_of
 from appliance.node.waiting import ReadRefused
 from appliance.raft.core import NotLeader, RaftCore
@@ -27,6 +27,7 @@ from appliance.raft.messages import NOBODY, Role
 from appliance.tables.errors import ApplianceError
 
 PENDING_BYTES_MAX: Final = 512 * 1024 * 1024  # applied changes that wait for the ledger file before writes are refused
+LOOK_INTERVAL_S: Final = 0.05  # how old the count of voters that can be reached may be
 CONTACT_S_MIN: Final = 1.5  # idle links are probed once a second
 PROPOSAL_OUTCOMES: Final = ("committed", "not_committed", "unknown", "refused")
 
@@ -62,6 +63,9 @@ class Service:
         self._concurrency_max = concurrency_max
         self._timeout_s = write_timeout_s
         self._in_flight = 0
+        self._salts = SaltPool()
+        self._reached = 0
+        self._look_again_s = 0.0
         self._outcomes: dict[str, Counter] = {
             outcome: instruments.counter("scribe_raft_proposals_total", outcome=outcome)
             for outcome in PROPOSAL_OUTCOMES
@@ -108,7 +112,7 @@ class Service:
     async def _propose(self, request: WriteRequest) -> WriteResult:
         self._refuse_without_room()
         self._refuse_without_quorum()
-        salts = secrets.token_bytes(SALT_BYTES * len(request.operations))
+        salts = self._salts.take(len(request.operations))
         data = encode_write(request, self._driver.next_stamp_us(), salts, self._idempotency_keys)
         try:
             result = await self._driver.propose(data, request.traceparent)
@@ -152,9 +156,13 @@ class Service:
     def _voters_reached(self, core: RaftCore) -> int:
         """Voters that something was heard from lately, this node among them; a link to a frozen peer still stands."""
         driver = self._driver
-        patience_s = max(CONTACT_S_MIN, 1.5 * driver.settings.election_timeout_s)
-        heard = {node_id for node_id, silent_s in driver.network.connected().items() if silent_s < patience_s}
-        return len((heard | {driver.identity.node_id}) & set(core.state.configuration.voters()))
+        now_s = driver.clock.monotonic_s()
+        if now_s >= self._look_again_s:
+            patience_s = max(CONTACT_S_MIN, 1.5 * driver.settings.election_timeout_s)
+            heard = {node_id for node_id, silent_s in driver.network.connected().items() if silent_s < patience_s}
+            self._reached = len((heard | {driver.identity.node_id}) & set(core.state.configuration.voters()))
+            self._look_again_s = now_s + LOOK_INTERVAL_S
+        return self._reached
 
     @staticmethod
     def _no_quorum(reached: int, voters: int) -> ApplianceError:
