@@ -157,6 +157,8 @@ class RaftCore:
         if state.role is Role.LEADER and state.heartbeat_elapsed_ticks >= state.settings.heartbeat_ticks:
             state.heartbeat_elapsed_ticks = 0
             heartbeats.broadcast(state)
+        elif state.role is Role.LEADER:
+            heartbeats.tell_commits(state)
 
     def step(self, message: AnyMessage) -> None:
         """Take in a message of another node."""
@@ -440,10 +442,6 @@ class RaftCore:
         for progress in s.progress.values():
             if progress.may_send(s.settings.inflight_messages_max, s.settings.inflight_bytes_max) and (
                 progress.state is ProgressState.PROBE or progress.next_index <= s.log.last_index
-            ):
-                return True
-            if progress.state is ProgressState.REPLICATE and progress.commit_sent < min(
-                s.commit_index, progress.match_index
             ):
                 return True
         return False

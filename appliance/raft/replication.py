@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance.raft import heartbeats
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import (
     NOBODY,
@@ -29,9 +28,6 @@ def fill_appends(state: RaftState) -> None:
         for _ in range(APPENDS_PER_READY_MAX):
             if not send_append(state, node_id, progress):
                 break
-        commit = min(state.commit_index, progress.match_index)
-        if progress.state is ProgressState.REPLICATE and progress.commit_sent < commit:
-            heartbeats.send(state, node_id, progress)
 
 
 def send_append(state: RaftState, node_id: int, progress: Progress) -> bool:
