@@ -28,7 +28,7 @@ def run_tool(image: str, tool: str, *arguments: str, directory: Path = ROOT / "p
         "--tmpfs",
         "/tmp",
         "--volume",
-        f"{directory}:/work:ro",
+        f"{directory}:/files:ro",
     ]
     command += ["--entrypoint", tool, image, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -38,11 +38,11 @@ def run_tool(image: str, tool: str, *arguments: str, directory: Path = ROOT / "p
 
 @pytest.mark.parametrize("case", CASES)
 def test_alerts_fire_and_are_silent_as_written(case: str, image_of: Callable[[str], str]) -> None:
-    assert "SUCCESS" in run_tool(image_of("prometheus"), "promtool", "test", "rules", f"/work/tests/{case}")
+    assert "SUCCESS" in run_tool(image_of("prometheus"), "promtool", "test", "rules", f"/files/tests/{case}")
 
 
 def test_prometheus_accepts_its_configuration(image_of: Callable[[str], str]) -> None:
-    printed = run_tool(image_of("prometheus"), "promtool", "check", "config", "/work/prometheus.yml")
+    printed = run_tool(image_of("prometheus"), "promtool", "check", "config", "/files/prometheus.yml")
 
     assert f"{len(ALERTS) + len(RECORDS)} rules found" in printed
 
@@ -53,10 +53,10 @@ def test_prometheus_accepts_the_shortened_configuration(image_of: Callable[[str]
     (tmp_path / "prometheus.yml").write_text(render_prometheus(TIME_SCALE))
     (tmp_path / "rules/scribe-ledger.yml").write_text(render_rules(TIME_SCALE))
 
-    run_tool(image_of("prometheus"), "promtool", "check", "config", "/work/prometheus.yml", directory=tmp_path)
+    run_tool(image_of("prometheus"), "promtool", "check", "config", "/files/prometheus.yml", directory=tmp_path)
 
 
 def test_alertmanager_accepts_its_configuration(image_of: Callable[[str], str]) -> None:
-    printed = run_tool(image_of("alertmanager"), "amtool", "check-config", "/work/alertmanager.yml")
+    printed = run_tool(image_of("alertmanager"), "amtool", "check-config", "/files/alertmanager.yml")
 
     assert "3 inhibit rules" in printed

@@ -89,17 +89,21 @@ class Desk:
             await asyncio.wait_for(self.changed.wait(), 10)
 
 
-async def test_what_waits_becomes_the_next_write_and_order_is_kept() -> None:
-    store, desk = SlowStore(), Desk()
-    writer = LogWriter(
-        store,
+def writer_of(store: SlowStore, desk: Desk) -> LogWriter:
+    return LogWriter(
+        store,  # type: ignore[arg-type]
         desk.on_saved,
         desk.on_failed,
         on_full=desk.on_failed,
-        log=desk,
+        log=desk,  # type: ignore[arg-type]
         fsync_seconds=Ignored(),
         batch_entries=Ignored(),
-    )  # type: ignore[arg-type]
+    )
+
+
+async def test_what_waits_becomes_the_next_write_and_order_is_kept() -> None:
+    store, desk = SlowStore(), Desk()
+    writer = writer_of(store, desk)
     writer.submit(Saving(1, entries(1, 1, 1), None, ()))
     assert await asyncio.to_thread(store.entered.wait, 10)
     for n in (2, 3, 4):
@@ -115,15 +119,7 @@ async def test_what_waits_becomes_the_next_write_and_order_is_kept() -> None:
 
 async def test_an_empty_saving_passes_an_idle_disk() -> None:
     store, desk = SlowStore(), Desk()
-    writer = LogWriter(
-        store,
-        desk.on_saved,
-        desk.on_failed,
-        on_full=desk.on_failed,
-        log=desk,
-        fsync_seconds=Ignored(),
-        batch_entries=Ignored(),
-    )  # type: ignore[arg-type]
+    writer = writer_of(store, desk)
     writer.submit(Saving(1, (), None, ()))
     await desk.until(1)
     assert store.writes == []
@@ -133,15 +129,7 @@ async def test_an_empty_saving_passes_an_idle_disk() -> None:
 async def test_nothing_is_promised_after_a_failed_write() -> None:
     store, desk = SlowStore(), Desk()
     store.error = OSError("fsync failed")
-    writer = LogWriter(
-        store,
-        desk.on_saved,
-        desk.on_failed,
-        on_full=desk.on_failed,
-        log=desk,
-        fsync_seconds=Ignored(),
-        batch_entries=Ignored(),
-    )  # type: ignore[arg-type]
+    writer = writer_of(store, desk)
     writer.submit(Saving(1, entries(1, 1, 1), None, ()))
     store.may_write.release()
     await desk.until(1)
@@ -155,15 +143,7 @@ async def test_nothing_is_promised_after_a_failed_write() -> None:
 async def test_jobs_keep_their_place_among_the_writes() -> None:
     store, desk = SlowStore(), Desk()
     order: list[str] = []
-    writer = LogWriter(
-        store,
-        desk.on_saved,
-        desk.on_failed,
-        on_full=desk.on_failed,
-        log=desk,
-        fsync_seconds=Ignored(),
-        batch_entries=Ignored(),
-    )  # type: ignore[arg-type]
+    writer = writer_of(store, desk)
     store.may_write.release(2)
     writer.submit(Saving(1, entries(1, 1, 1), None, ()))
     writer.submit(Job(lambda: order.append(f"job after {len(store.writes)} writes"), lambda: order.append("done")))
