@@ -10,8 +10,8 @@ import pytest
 
 from tests.cluster.harness import Cluster, await_value, running_cluster
 
-SIZE_MIB = 260
-FILLER_MIB = 80
+SIZE_MIB = 360
+FILLER_MIB = 180  # each of the three nodes wants its reserve and as much again, beside what waits to be written
 VALUE = os.urandom(256 * 1024)
 
 
