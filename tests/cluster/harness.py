@@ -33,7 +33,7 @@ def await_value(read: Callable[[], T | None], what: str, timeout_s: float = STAR
         if value is not None and value is not False:
             return value
         assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s in vain for {what}"
-        time.sleep(STEP_S)
+        time.sleep(STEP_S)  # what is awaited happens in other processes: there is nothing to be woken by
 
 
 def free_base_port() -> int:

@@ -104,7 +104,7 @@ def test_the_ledger_file_is_what_its_applied_index_says(tmp_path: Path) -> None:
         child = Child(follow_for_ever)
         for _ in range(random.randint(1, 12)):
             flushed = child.next_report() or flushed
-        time.sleep(random.random() * 0.003)
+        time.sleep(random.random() * 0.003)  # to be somewhere inside the next flush
         flushed = max([flushed, *child.kill()])
 
         store = SqliteLedgerStore(path, 10_000, CLUSTER_ID)

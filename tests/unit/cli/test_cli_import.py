@@ -212,7 +212,7 @@ def test_ctrl_c_ends_it_with_counts_and_the_way_to_go_on(start_node: StartNode, 
     deadline_s = time.monotonic() + 20.0
     while len(node.requests) < 5:
         assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+        time.sleep(0.02)  # the requests come from another process
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == Exit.INTERRUPTED, err.decode()
