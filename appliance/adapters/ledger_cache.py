@@ -12,7 +12,7 @@ from heapq import nsmallest
 from typing import Final
 
 from appliance.adapters.ledger_rows import Batch
-from appliance.ledger.state import Head, NewLeaf, StoredAnswer
+from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer
 
 _HEAD_BYTES: Final = 360  # a head, its integers, its key's object and its place in the dictionary
 _LEAF_BYTES: Final = 520
@@ -74,17 +74,19 @@ class Overlay:
         self.answers: dict[tuple[str, str], StoredAnswer] = {}
         self._batches: deque[Batch] = deque()
 
+    def take(self, changes: Changes) -> None:
+        """Lay an entry's changes over everything before them."""
+        for leaf in changes.leaves:
+            self.leaves[leaf.leaf_index] = leaf
+        for key, head in changes.heads:
+            self.heads[key] = head
+        answer = changes.answer
+        if answer is not None:
+            self.answers[answer.actor, answer.idempotency_key] = answer
+
     def add(self, batch: Batch) -> None:
-        """Lay a batch over everything before it."""
+        """Note which of the changes taken before will be in the file together."""
         self._batches.append(batch)
-        for change in batch.changes:
-            for leaf in change.leaves:
-                self.leaves[leaf.leaf_index] = leaf
-            for key, head in change.heads:
-                self.heads[key] = head
-            answer = change.answer
-            if answer is not None:
-                self.answers[answer.actor, answer.idempotency_key] = answer
 
     def retire(self, file_index: int, cache: LedgerCache, rows_max: int) -> None:
         """Move batches that the file holds (up to applied index `file_index`) to the cache, about `rows_max` rows."""

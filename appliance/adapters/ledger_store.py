@@ -83,6 +83,7 @@ class SqliteLedgerStore:
     def _forget_memory(self) -> None:
         self._latest = (Summary(), b"")
         self._overlay = Overlay()
+        self._taken: list[Changes] = []  # since the last `add`
         self._cache = LedgerCache(self._cache_bytes_max)
         self._stamps = AnswerStamps(array("q"))
         self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
@@ -145,19 +146,26 @@ class SqliteLedgerStore:
         sync_directory(self._path.parent)
 
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
-        """Take applied changes into memory; from now on all reads see them."""
-        self._retire()
-        batch = make_batch(changes, summary, meta)
-        self._overlay.add(batch)
+        """Take applied changes into memory; they and all that was taken since the last `add` are written together."""
         for change in changes:
-            if change.forget_answers_before_us > self._forgotten_before_us:
-                self._forgotten_before_us = change.forget_answers_before_us
-                self._stamps.forget_before(change.forget_answers_before_us)
-            if change.answer is not None:
-                self._stamps.add(change.answer.timestamp_us)
+            self.take(change)
+        self._retire()
+        batch = make_batch(self._taken, summary, meta)
+        self._taken.clear()
+        self._overlay.add(batch)
         self._added_bytes += batch.size_bytes
         self._latest = (summary, meta)
         self._inbox.append(batch)
+
+    def take(self, changes: Changes) -> None:
+        """Take one entry's changes into memory; from now on all reads see them. The next `add` gives the summary."""
+        self._taken.append(changes)
+        self._overlay.take(changes)
+        if changes.forget_answers_before_us > self._forgotten_before_us:
+            self._forgotten_before_us = changes.forget_answers_before_us
+            self._stamps.forget_before(changes.forget_answers_before_us)
+        if changes.answer is not None:
+            self._stamps.add(changes.answer.timestamp_us)
 
     def _retire(self) -> None:
         self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)

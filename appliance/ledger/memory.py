@@ -48,17 +48,21 @@ class MemoryLedger:
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
         """Take changes in; all reads see them from now on."""
         for change in changes:
-            for leaf in change.leaves:
-                assert leaf.leaf_index == len(self.leaves)
-                self.leaves.append(leaf)
-            self.heads.update(change.heads)
-            self.refusals.extend(change.refusals)
-            if change.forget_answers_before_us:
-                self._forget_answers(change.forget_answers_before_us)
-            if change.answer is not None:
-                self.answers[change.answer.actor, change.answer.idempotency_key] = change.answer
+            self.take(change)
         self._summary = summary
         self._meta = meta
+
+    def take(self, changes: Changes) -> None:
+        """Take one entry's changes in; all reads see them from now on. The summary follows with the next `add`."""
+        for leaf in changes.leaves:
+            assert leaf.leaf_index == len(self.leaves)
+            self.leaves.append(leaf)
+        self.heads.update(changes.heads)
+        self.refusals.extend(changes.refusals)
+        if changes.forget_answers_before_us:
+            self._forget_answers(changes.forget_answers_before_us)
+        if changes.answer is not None:
+            self.answers[changes.answer.actor, changes.answer.idempotency_key] = changes.answer
 
     def head(self, key: str) -> Head | None:
         """The head of a key, or None if it was never written."""

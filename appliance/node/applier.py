@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from appliance.ledger.commands import WriteResult
-from appliance.ledger.machine import LedgerMachine
+from appliance.ledger.machine import LedgerMachine, UnknownCommand
 from appliance.ledger.state import Summary
 from appliance.node.ports import LedgerStore
 from appliance.raft.log import InvariantViolation
@@ -47,6 +49,28 @@ class Applier:
             UnknownCommand: the entry is of a version that this program does not know; the node must stop.
             InvariantViolation: the entry does not follow the last one.
         """
+        return self.apply_run((entry,))[0]
+
+    def apply_run(self, entries: Sequence[Entry]) -> list[WriteResult | None]:
+        """Apply committed entries in their order; answers what `apply` would answer for each.
+
+        The store gets one summary for the whole run, so the ledger file holds all of it or nothing.
+
+        Raises:
+            UnknownCommand: as `apply`; what came before that entry is applied.
+            InvariantViolation: as `apply`; what came before that entry is applied.
+        """
+        results: list[WriteResult | None] = []
+        try:
+            for entry in entries:
+                results.append(self._apply_one(entry))
+        except (UnknownCommand, InvariantViolation):
+            self._seal(results)
+            raise
+        self._seal(results)
+        return results
+
+    def _apply_one(self, entry: Entry) -> WriteResult | None:
         if entry.index != self.machine.applied_index + 1:
             raise InvariantViolation(f"entry {entry.index} cannot be applied after {self.machine.applied_index}")
         if entry.kind == EntryKind.NORMAL:
@@ -56,8 +80,12 @@ class Applier:
             if entry.kind == EntryKind.CONFIGURATION:
                 self.configuration = decode_configuration(entry.data)
                 self._meta = encode_meta(SnapshotMeta(entry.index, entry.term, self.configuration))
-        self._store.add((changes,), self.machine.summary(), self._meta)
+        self._store.take(changes)
         return changes.result
+
+    def _seal(self, results: Sequence[WriteResult | None]) -> None:
+        if results:
+            self._store.add((), self.machine.summary(), self._meta)
 
 
 def encode_meta(meta: SnapshotMeta) -> bytes:

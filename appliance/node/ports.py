@@ -145,7 +145,7 @@ class LogStore(Protocol):
 
 
 class LedgerStore(StateView, Protocol):
-    """`ledger.db` with the memory in front of it. `add` and the reads are called on the event loop, `flush`,
+    """`ledger.db` with the memory in front of it. `take`, `add` and the reads are called on the event loop, `flush`,
     `checkpoint` and `copy_to` on worker threads.
     """
 
@@ -153,8 +153,16 @@ class LedgerStore(StateView, Protocol):
         """The summary that is stored and the encoded `SnapshotMeta` beside it (empty when new)."""
         ...
 
+    def take(self, changes: Changes) -> None:
+        """Take one entry's changes into memory: all reads see them from now on, but they are written only with what
+        the next `add` brings. Raises nothing, blocks on nothing.
+        """
+        ...
+
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
-        """Take applied changes into memory; from now on all reads see them. Raises nothing, blocks on nothing."""
+        """Take applied changes into memory; from now on all reads see them. The summary stands behind these and
+        what was taken before; all of it is written together. Raises nothing, blocks on nothing.
+        """
         ...
 
     def flush(self, index_max: int) -> int:

@@ -107,14 +107,20 @@ class MemoryLedgerStore(MemoryLedger):
         super().__init__()
         self._disk = disk
         self._pending: list[tuple[tuple[Changes, ...], Summary, bytes]] = []
-        self._take(disk.ledger)
+        self._taken: list[Changes] = []
+        self._become(disk.ledger)
 
-    def _take(self, ledger: MemoryLedger) -> None:
+    def _become(self, ledger: MemoryLedger) -> None:
         self.__dict__.update(deepcopy(ledger).__dict__)
 
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
         super().add(changes, summary, meta)
-        self._pending.append((tuple(changes), summary, meta))
+        self._pending.append((tuple(self._taken), summary, meta))
+        self._taken.clear()
+
+    def take(self, changes: Changes) -> None:
+        super().take(changes)
+        self._taken.append(changes)
 
     def flush(self, index_max: int) -> int:
         while self._pending and self._pending[0][1].applied_index <= index_max:
@@ -135,7 +141,8 @@ class MemoryLedgerStore(MemoryLedger):
         self._disk.ledger = MemoryLedger.from_bytes(path.read_bytes())
         path.unlink()
         self._pending.clear()
-        self._take(self._disk.ledger)
+        self._taken.clear()
+        self._become(self._disk.ledger)
         return self.load()
 
     def size_bytes(self) -> int:
