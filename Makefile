@@ -11,6 +11,8 @@ PYTEST_ARGS ?=
 UP_ARGS     ?=
 # For `make sim`: the range of seeds, first:end.
 SEEDS       ?= 0:2000
+# For `make bench`: which groups and rows, how long, whether to write (BENCH_ARGS="--groups speed --rounds 1").
+BENCH_ARGS  ?=
 
 .PHONY: help install install-dev up down test test-unit test-processes lint format render bench sim clean
 
@@ -59,8 +61,8 @@ format: install-dev ## put the code into its form
 render: install-dev ## write the files that repeat the tables: rules, dashboard, reference pages
 	$(BIN)/appliance render
 
-bench: install-dev ## measure a cluster of three local nodes
-	$(BIN)/python -m benchmarks
+bench: install-dev ## measure three local nodes, beside etcd's where it is installed
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 sim: install-dev ## the simulator over the seeds SEEDS=first:end
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --jobs $(WORKERS)

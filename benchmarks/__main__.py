@@ -1,71 +1,96 @@
-"""`make bench`: ours and etcd's, alternating round by round, ratio of medians.
+"""`make bench`: ours and etcd's on this machine, in turns, with medians, spreads and ratios of medians.
 
-Needs Debian's `wrk`; without `etcd-server` it measures this cluster alone. Speeds are for comparing within one run
-on one machine, not across machines.
+Needs Debian's `wrk`; without `etcd-server` it measures this cluster alone. Speeds are for comparing within one run on
+one machine; only ratios are compared across runs. Ends with 1 when an answer was no 200 or a row could not be measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks import clusters, machine, report
-from benchmarks.load import measure
-from benchmarks.rows import ROWS
+from benchmarks import machine, report, results
+from benchmarks.groups.base import Group, tell
+from benchmarks.groups.loads import size, speed
+from benchmarks.options import Options
+from benchmarks.outcome import Outcome
 
-RESULTS = Path(__file__).with_name("results")
-WARM_UP_S = 2.0
+GROUPS: dict[str, Group] = {group.name: group for group in (speed, size)}
 
 
 def main() -> int:
-    """Run the rows that are asked for and write the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, alternating between the clusters (3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of one measurement (5)")
-    parser.add_argument("--rows", default="", help="only rows whose name contains this")
-    parser.add_argument("--no-etcd", action="store_true", help="measure this cluster alone")
-    parser.add_argument("--write", action="store_true", help=f"write the figures under {RESULTS.name}/")
-    options = parser.parse_args()
+    """Run the groups that are asked for, print the report, write the results."""
+    arguments = _arguments()
     if shutil.which("wrk") is None:
-        print("wrk is missing: `apt-get install wrk etcd-server` (Debian) brings it and the peer", file=sys.stderr)
+        tell("wrk is missing: `apt-get install wrk etcd-server` (Debian) brings it and the other side")
         return 2
-    with_etcd = shutil.which("etcd") is not None and not options.no_etcd
+    with_etcd = shutil.which("etcd") is not None and not arguments.no_etcd
     if not with_etcd:
-        print("etcd is missing or not wanted: measuring this cluster alone", file=sys.stderr)
-    rows = tuple(row for row in ROWS if options.rows in row.name)
-    about = machine.describe()
-    results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(clusters.ours(Path(name)))]
-        if with_etcd:
-            peers.append(stack.enter_context(clusters.etcd(Path(name))))
-        for row in rows:
-            rounds: dict[str, report.Rounds] = {peer.name: [] for peer in peers}
-            for peer in peers:
-                measure(peer, row, WARM_UP_S)
-            for number in range(options.rounds):
-                for peer in peers if number % 2 == 0 else reversed(peers):
-                    rounds[peer.name].append(measure(peer, row, options.seconds))
-            results[row.name] = {peer.name: report.summarise(rounds[peer.name]) for peer in peers}
-            print(f"{row.name}: {results[row.name]}", file=sys.stderr, flush=True)
-        usage = {peer.name: peer.usage() for peer in peers}
-    report.show(about, results, rows)
-    if options.write:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{time.strftime('%Y-%m-%d-%H%M')}.json"
-        found = {"commit": commit.stdout.strip(), "machine": about, "rows": results, "usage": usage}
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"written: {path}", file=sys.stderr)
-    return 0
+        tell("etcd is missing or not wanted: measuring this cluster alone (`apt-get install etcd-server`)")
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.directory) as name:
+        options = Options(
+            directory=Path(name),
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            rows=tuple(part for part in arguments.rows.split(",") if part),
+            with_etcd=with_etcd,
+            scale=arguments.scale,
+        )
+        groups = [group for group in arguments.groups if group.chosen(options)]
+        if not groups:
+            tell(f"no row is named like {arguments.rows!r}; there are:")
+            for group in arguments.groups:
+                tell(f"  {group.name}: {', '.join(group.rows(options))}")
+            return 2
+        about = machine.describe(options.directory)
+        tell(f"about {sum(group.seconds(options) for group in groups) / 60:.0f} minutes")
+        outcomes = _run(groups, options)
+    found = results.collect(about, options, outcomes)
+    last = results.last_committed()
+    report.show(found, outcomes, last)
+    for path in arguments.json:
+        results.write(path, found)
+    if arguments.write:
+        tell(f"written: {results.write(results.path_of(found), found)}")
+    return 1 if any(outcome.failures for outcome in outcomes) else 0
+
+
+def _run(groups: list[Group], options: Options) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for group in groups:
+        tell(f"{group.name}: about {group.seconds(options):.0f} s")
+        try:
+            for outcome in group.run(options):
+                tell(report.line(outcome))
+                outcomes.append(outcome)
+        except (OSError, RuntimeError) as error:  # the other groups go on; a TimeoutError is an OSError
+            outcomes.append(Outcome(group.name, f"group {group.name}", failures=[f"not finished: {error}"]))
+            tell(report.line(outcomes[-1]))
+    return outcomes
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--groups", type=_groups, default=list(GROUPS.values()), help=f"of {', '.join(GROUPS)} (all)")
+    parser.add_argument("--rows", default="", help="only rows whose name holds one of these parts, comma-separated")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, alternating between the sides (3)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="whole seconds of one measurement (5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on stored keys and counted writes (1)")
+    parser.add_argument("--no-etcd", action="store_true", help="measure this cluster alone")
+    parser.add_argument("--directory", help="where the clusters keep their files (the system's temporary directory)")
+    parser.add_argument("--write", action="store_true", help=f"write figures and plot under {results.DIRECTORY.name}/")
+    parser.add_argument("--json", type=Path, action="append", default=[], help="write the figures to this file")
+    return parser.parse_args()
+
+
+def _groups(text: str) -> list[Group]:
+    unknown = [name for name in text.split(",") if name not in GROUPS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+    return [GROUPS[name] for name in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -1,90 +1,298 @@
-"""Three nodes of ours and three of etcd's, as plain processes on loopback."""
+"""Three nodes of ours or of etcd's, as plain processes on loopback; both keep everything durably."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
+import random
+import re
+import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 from appliance.cli.init import initialise_local
 
-NODES = 3
-START_S = 60.0
+NODES: Final = 3
+START_S: Final = 60.0
+STOP_S: Final = 20.0
+STEP_S: Final = 0.05
+ETCD_QUOTA_BYTES: Final = 8 * 2**30  # its default of 2 GiB would end the long rows with an alarm
+T = TypeVar("T")
 
 
-class Peer:
-    """A running cluster under measurement.
+def await_value(read: Callable[[], T | None], what: str, timeout_s: float = START_S, step_s: float = STEP_S) -> T:
+    """Wait until `read` answers something other than None or False; a node that does not answer is waited for too.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(URLError, OSError, KeyError, ValueError):
+            value = read()
+            if value is not None and value is not False:
+                return value
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"waited {timeout_s:g} s in vain for {what}")
+        time.sleep(step_s)
+
+
+class Cluster(ABC):
+    """Three nodes under measurement.
 
     Attributes:
-        name: `ours` or `etcd`.
+        name: what the report calls it.
+        target: `ours` or `etcd`, for the load's requests.
         urls: client URL of each node.
-        token: API key that goes with each request; empty for etcd.
-        processes: the nodes.
+        token: API key that goes with each request; `none` for etcd.
+        directory: everything that the nodes keep.
+        processes: running nodes by position.
     """
 
-    def __init__(
-        self, name: str, urls: Sequence[str], token: str, processes: Sequence[subprocess.Popen[bytes]]
-    ) -> None:
+    target: str
+    token = "none"
+
+    def __init__(self, name: str, directory: Path) -> None:
         self.name = name
-        self.urls = list(urls)
-        self.token = token
-        self.processes = list(processes)
+        self.directory = directory
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.urls: list[str] = []
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def ask(self, url: str, body: bytes | None = None) -> dict[str, Any]:
-        """One small request to a node."""
-        request = urllib.request.Request(url, data=body, headers={"X-API-Key": self.token})
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.loads(answer.read())
+    # -- processes
 
-    def leader(self) -> int:
-        """Position of the node that leads; waits for one."""
-        deadline_s = time.monotonic() + START_S
-        while time.monotonic() < deadline_s:
-            for position, url in enumerate(self.urls):
-                with contextlib.suppress(urllib.error.URLError, OSError, KeyError):
-                    if self._leads(url):
-                        return position
-            time.sleep(0.1)
-        raise RuntimeError(f"{self.name} has no leader after {START_S:g} s")
+    @abstractmethod
+    def command(self, position: int) -> list[str]:
+        """What starts a node."""
 
-    def _leads(self, url: str) -> bool:
-        if self.name == "ours":
-            return self.ask(f"{url}/health")["role"] == "leader"
-        status = self.ask(f"{url}/v3/maintenance/status", b"{}")
-        return status["leader"] == status["header"]["member_id"]
+    def environment(self) -> Mapping[str, str]:
+        """What the nodes' environment has beside this one's."""
+        return {}
 
-    def url(self, through: str) -> str:
-        """URL of the leader, or of a follower."""
-        leader = self.leader()
-        return self.urls[leader if through == "leader" else (leader + 1) % NODES]
+    def start(self, *positions: int) -> None:
+        """Start nodes, all when none is named; does not wait for them."""
+        for position in positions or range(NODES):
+            with (self.directory / f"node{position}.out").open("ab") as out:
+                self.processes[position] = subprocess.Popen(
+                    self.command(position),
+                    env={**os.environ, **self.environment()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                )
 
-    def usage(self) -> list[dict[str, float]]:
-        """CPU seconds so far and resident MiB of each node."""
-        found = []
-        for process in self.processes:
-            stat = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            found.append({"cpu_s": (int(stat[11]) + int(stat[12])) / 100, "resident_mib": pages * 4096 / 2**20})
-        return found
-
-    def stop(self) -> None:
-        """End the processes."""
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
+    def stop(self, *positions: int, number: signal.Signals = signal.SIGTERM) -> None:
+        """Signal nodes, all that run when none is named, and wait for their ends."""
+        ending = [self.processes.pop(p) for p in positions or tuple(self.processes)]
+        for process in ending:
+            process.send_signal(number)
+        for process in ending:
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Cluster]:
+        """Start all nodes, wait for a leader, and stop them at the end."""
+        try:
+            self.start()
+            self.leader()
+            yield self
+        finally:
+            self.stop()
+
+    # -- questions
+
+    def ask(self, position: int, path: str, body: bytes | None = None, timeout_s: float = 10.0) -> Any:
+        """One small JSON request to a node. Raises `OSError` when it does not answer with a 200."""
+        request = Request(self.urls[position] + path, data=body, headers={"X-API-Key": self.token})
+        with urlopen(request, timeout=timeout_s) as answer:
+            return json.loads(answer.read())
+
+    @abstractmethod
+    def leads(self, position: int) -> bool:
+        """Whether a node says that it leads and can serve."""
+
+    @abstractmethod
+    def writes_done(self) -> int:
+        """Writes that the leader has applied so far (requests of etcd's, operations of ours)."""
+
+    @abstractmethod
+    def key_count(self) -> int:
+        """Keys present."""
+
+    @abstractmethod
+    def batch(self, pairs: list[tuple[str, str]]) -> tuple[str, bytes]:
+        """Path and body of a request that puts pairs at once."""
+
+    @property
+    @abstractmethod
+    def batch_max(self) -> int:
+        """Most pairs in one such request."""
+
+    def leader(self) -> int:
+        """Position of the node that leads; waits for one."""
+        return await_value(self._find_leader, f"a leader of {self.name}")[0]
+
+    def _find_leader(self) -> tuple[int] | None:
+        for position in self.processes:
+            with contextlib.suppress(URLError, OSError, KeyError):
+                if self.leads(position):
+                    return (position,)
+        return None
+
+    def position(self, through: str) -> int:
+        """Position of the leader, or of a follower."""
+        leader = self.leader()
+        return leader if through == "leader" else next(p for p in self.processes if p != leader)
+
+    def role(self, position: int, leader: int) -> str:
+        """What a node is called in the results."""
+        return "leader" if position == leader else "follower"
+
+
+class Ours(Cluster):
+    """Our three nodes, with the configuration that `up --local` writes.
+
+    Args:
+        name: what the report calls it.
+        directory: where its state goes.
+        settings: keys that differ from that configuration, as `SCRIBE_...` variables.
+    """
+
+    target = "ours"
+    batch_max = 1000
+
+    def __init__(self, name: str, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(name, directory)
+        files = initialise_local(directory / ".scribe", base_port=free_base_port())
+        self.urls = list(files.urls)
+        self.settings = dict(settings or {})
+        self._configs = files.configs
+        self.data = [files.directory / f"node{n}" / "data" for n in range(1, NODES + 1)]
+        found = re.search(r"^APPLIANCE_API_KEY=(\w+)$", files.credentials.read_text(), re.MULTILINE)
+        assert found is not None
+        self.token = found[1]
+
+    def command(self, position: int) -> list[str]:
+        """`scribe-node` with the configuration of the node."""
+        return [str(Path(sys.executable).with_name("scribe-node")), "--config", str(self._configs[position])]
+
+    def environment(self) -> Mapping[str, str]:
+        """The settings that differ."""
+        return self.settings
+
+    def leads(self, position: int) -> bool:
+        """By /health, which is a 503 while the node cannot serve."""
+        return bool(self.ask(position, "/health")["role"] == "leader")
+
+    def figures(self, position: int) -> Any:
+        """GET /metrics of a node."""
+        return self.ask(position, "/metrics")
+
+    def gauge(self, position: int, name: str, labels: str = "") -> float:
+        """One value of GET /metrics/prometheus; `labels` is text that the labels must hold. Zero when absent."""
+        request = Request(f"{self.urls[position]}/metrics/prometheus", headers={"X-API-Key": self.token})
+        with urlopen(request, timeout=10) as answer:
+            return metric(answer.read().decode(), name, labels)
+
+    def writes_done(self) -> int:
+        """Leaves of the tree."""
+        return int(self.figures(self.leader())["merkle"]["tree_size"])
+
+    def key_count(self) -> int:
+        """As the leader counts."""
+        return int(self.figures(self.leader())["storage"]["keys"])
+
+    def batch(self, pairs: list[tuple[str, str]]) -> tuple[str, bytes]:
+        """POST /batch."""
+        operations = [{"op": "put", "key": key, "value": value} for key, value in pairs]
+        return "/batch", json.dumps({"operations": operations}).encode()
+
+    def settled(self) -> bool:
+        """Whether every node has everything applied, in the ledger file, and durable there."""
+        commit = max(int(self.figures(p)["raft"]["last_index"]) for p in self.processes)
+        return all(self.gauge(p, "scribe_raft_durable_index") >= commit for p in self.processes)
+
+    def settle(self) -> None:
+        """Wait for that."""
+        await_value(self.settled, f"{self.name} to settle", timeout_s=120, step_s=0.5)
+
+
+class Etcd(Cluster):
+    """Three nodes of etcd with its defaults, written to and read from by its JSON gateway."""
+
+    target = "etcd"
+    batch_max = 100  # its default limit is 128
+
+    def __init__(self, name: str, directory: Path) -> None:
+        super().__init__(name, directory)
+        ports = free_ports(2 * NODES)
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports[:NODES]]
+        self._peers = [f"http://127.0.0.1:{port}" for port in ports[NODES:]]
+        self.data = [directory / f"etcd{position}" for position in range(NODES)]
+
+    def command(self, position: int) -> list[str]:
+        """`etcd` with three static members."""
+        members = ",".join(f"e{n}={url}" for n, url in enumerate(self._peers))
+        options = {
+            "name": f"e{position}",
+            "data-dir": str(self.data[position]),
+            "listen-client-urls": self.urls[position],
+            "advertise-client-urls": self.urls[position],
+            "listen-peer-urls": self._peers[position],
+            "initial-advertise-peer-urls": self._peers[position],
+            "initial-cluster": members,
+            "initial-cluster-state": "new",
+            "quota-backend-bytes": str(ETCD_QUOTA_BYTES),
+        }
+        return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
+
+    def leads(self, position: int) -> bool:
+        """By its status."""
+        status = self.ask(position, "/v3/maintenance/status", b"{}")
+        return bool(status["leader"] == status["header"]["member_id"])
+
+    def writes_done(self) -> int:
+        """Its revision, less the one that an empty store has."""
+        return int(self.ask(self.leader(), "/v3/maintenance/status", b"{}")["header"]["revision"]) - 1
+
+    def key_count(self) -> int:
+        """A range over everything that counts only."""
+        everything = base64.b64encode(b"\0").decode()
+        body = json.dumps({"key": everything, "range_end": everything, "count_only": True}).encode()
+        return int(self.ask(self.leader(), "/v3/kv/range", body).get("count", 0))
+
+    def batch(self, pairs: list[tuple[str, str]]) -> tuple[str, bytes]:
+        """A transaction without conditions."""
+        puts = [
+            {
+                "request_put": {
+                    "key": base64.b64encode(key.encode()).decode(),
+                    "value": base64.b64encode(value.encode()).decode(),
+                }
+            }
+            for key, value in pairs
+        ]
+        return "/v3/kv/txn", json.dumps({"success": puts}).encode()
+
+
+def metric(text: str, name: str, labels: str = "") -> float:
+    """Sum of a metric's samples in an exposition whose labels hold the text `labels`."""
+    found = re.findall(rf"^{re.escape(name)}(?:\{{([^}}]*)\}})? (\S+)", text, re.MULTILINE)
+    return sum(float(value) for held, value in found if labels in held)
 
 
 def free_ports(count: int) -> list[int]:
@@ -97,64 +305,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_base_port() -> int:
-    """A port with the next two free, and those a thousand above."""
-    for base in range(21_000, 60_000, 10):
+    """A port with the next two free, and those a thousand above; below the range that the kernel gives out."""
+    for base in random.sample(range(20_000, 31_000), 200):
         with contextlib.ExitStack() as stack:
             try:
-                for port in (base, base + 1, base + 2, base + 1000, base + 1001, base + 1002):
+                for port in range(base, base + NODES):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + 1000))
             except OSError:
                 continue
             return base
     raise RuntimeError("no free ports")
-
-
-@contextlib.contextmanager
-def ours(directory: Path) -> Iterator[Peer]:
-    """Our three nodes, with the configuration that `up --local` writes."""
-    files = initialise_local(directory / ".scribe", base_port=free_base_port())
-    program = str(Path(sys.executable).with_name("scribe-node"))
-    processes = [
-        subprocess.Popen(
-            [program, "--config", str(config)],
-            stdout=(directory / f"ours{number}.out").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        for number, config in enumerate(files.configs, 1)
-    ]
-    lines = files.credentials.read_text().splitlines()
-    token = next(line.split("=", 1)[1] for line in lines if line.startswith("APPLIANCE_API_KEY="))
-    yield from _running(Peer("ours", files.urls, token, processes))
-
-
-@contextlib.contextmanager
-def etcd(directory: Path) -> Iterator[Peer]:
-    """Three nodes of etcd with its defaults."""
-    ports = free_ports(2 * NODES)
-    clients, peers = ports[:NODES], ports[NODES:]
-    members = ",".join(f"e{n}=http://127.0.0.1:{port}" for n, port in enumerate(peers))
-    processes = []
-    for n in range(NODES):
-        client, peer = f"http://127.0.0.1:{clients[n]}", f"http://127.0.0.1:{peers[n]}"
-        command = ["etcd", "--name", f"e{n}", "--data-dir", str(directory / f"etcd{n}")]
-        command += ["--listen-client-urls", client, "--advertise-client-urls", client]
-        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command += [
-            "--initial-cluster",
-            members,
-            "--initial-cluster-state",
-            "new",
-            "--quota-backend-bytes",
-            str(8 * 2**30),
-        ]
-        out = (directory / f"etcd{n}.out").open("wb")
-        processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
-    yield from _running(Peer("etcd", [f"http://127.0.0.1:{p}" for p in clients], "", processes))
-
-
-def _running(peer: Peer) -> Iterator[Peer]:
-    try:
-        peer.leader()
-        yield peer
-    finally:
-        peer.stop()

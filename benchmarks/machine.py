@@ -9,18 +9,19 @@ import statistics
 import subprocess
 import tempfile
 import time
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import apsw
-import uvloop
 
 from appliance import __version__
 
 FSYNCS = 200
 
 
-def fsync_ms(directory: str | None = None) -> float:
-    """Median time of an fdatasync after a write of 4 KiB."""
+def fsync_ms(directory: Path) -> float:
+    """Median time of an fdatasync after a write of 4 KiB, where the clusters keep their files."""
     times = []
     with tempfile.TemporaryFile(dir=directory) as file:
         for _ in range(FSYNCS):
@@ -47,18 +48,19 @@ def cpu_model() -> str:
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def describe() -> dict[str, Any]:
-    """The machine as values."""
+def describe(directory: Path) -> dict[str, Any]:
+    """The machine as values; `directory` is on the disk that is measured."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
-        "fsync_ms": fsync_ms(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "fsync_ms": fsync_ms(directory),
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
-        "uvloop": uvloop.__version__,
+        "uvloop": version("uvloop"),
         "appliance": __version__,
         "etcd": first_line("etcd", "--version").removeprefix("etcd Version: "),
         "wrk": first_line("wrk", "-v").split(" [")[0],
-        "load_before": os.getloadavg()[0],
+        "load_before": round(os.getloadavg()[0], 2),
     }

@@ -1,48 +1,116 @@
-"""Medians, spreads and ratios, for people and as JSON."""
+"""The report, for people."""
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import Row
+from benchmarks import results
+from benchmarks.outcome import Outcome
 
-Rounds = list[dict[str, Any]]
-
-
-def summarise(rounds: Rounds) -> dict[str, float]:
-    """Median and spread (largest less smallest, as a share of the median) of one side of one row."""
-    rates = [r["rate"] for r in rounds]
-    median = statistics.median(rates)
-    return {
-        "rate": round(median, 1),
-        "spread": round((max(rates) - min(rates)) / median, 3) if median else 0.0,
-        "p50_ms": statistics.median(r["p50_ms"] for r in rounds),
-        "p99_ms": statistics.median(r["p99_ms"] for r in rounds),
-        "max_ms": max(r["max_ms"] for r in rounds),
-        "errors": sum(r["errors"] for r in rounds),
-    }
+WIDTH = 170
 
 
-def show(machine: dict[str, Any], results: dict[str, dict[str, Any]], rows: tuple[Row, ...]) -> None:
-    """Print the report."""
-    console = Console(width=150)
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items() if value != ""))
+def line(outcome: Outcome) -> str:
+    """One outcome in one line, for whoever watches the run."""
+    values = ", ".join(f"{name} {value:g}" for name, value in {**outcome.ratios, **outcome.figures}.items())
+    rates = ", ".join(f"{name} {side['rate']:,.0f}/s" for name, side in outcome.sides.items() if "rate" in side)
+    failed = f" FAILED: {'; '.join(outcome.failures)}" if outcome.failures else ""
+    return f"  {outcome.row}: {'; '.join(filter(None, (rates, values)))}{failed}"
+
+
+def show(found: dict[str, Any], outcomes: Sequence[Outcome], last: dict[str, Any] | None) -> None:
+    """Print machine, rows, targets, and what changed since the last committed results."""
+    console = Console(width=WIDTH)
+    console.print(", ".join(f"{name} {value}" for name, value in found["machine"].items() if value != ""))
+    loads = [outcome for outcome in outcomes if any("rate" in side for side in outcome.sides.values())]
+    if loads:
+        console.print(_loads(loads))
+        console.print(_nodes(loads))
+    others = [outcome for outcome in outcomes if outcome.figures or (outcome.ratios and outcome not in loads)]
+    if others:
+        console.print(_figures(others))
+    console.print(_targets(found))
+    if last is not None:
+        console.print(_changes(last, found))
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            console.print(f"FAILED {outcome.row}: {failure}", style="bold red")
+
+
+def _loads(outcomes: Sequence[Outcome]) -> Table:
     table = Table(
-        "row", "ours/s", "spread", "p50 ms", "p99 ms", "errors", "etcd/s", "spread", "p50 ms", "p99 ms", "ratio"
+        "row", "side", "entries/s", "spread", "p50 ms", "p99 ms", "p99.9", "max", "not 200", "ratio", "p99 ratio"
     )
-    for row in rows:
-        if row.name not in results:
+    table.add_column("loader us")
+    table.add_column("of a core")
+    for outcome in outcomes:
+        for number, (name, side) in enumerate(outcome.sides.items()):
+            ratios = outcome.ratios if number == 0 else {}
+            table.add_row(
+                ("FAILED " if outcome.failures else "") + outcome.row if number == 0 else "",
+                name,
+                f"{side['rate']:,.0f}",
+                f"{side['rate_spread']:.0%}",
+                f"{side['p50_ms']:.2f}",
+                f"{side['p99_ms']:.2f}",
+                f"{side['p999_ms']:.2f}",
+                f"{side['max_ms']:.1f}",
+                str(side["errors"]),
+                f"{ratios['rate']:.2f}" if "rate" in ratios else "",
+                f"{ratios['p99']:.2f}" if "p99" in ratios else "",
+                f"{side['loader_us']:.1f}",
+                f"{side['loader_share']:.0%}",
+                end_section=number == len(outcome.sides) - 1,
+            )
+    return table
+
+
+def _nodes(outcomes: Sequence[Outcome]) -> Table:
+    table = Table("row", "side", "CPU s per 100,000 entries", "resident MiB", "worst loop lag ms", title="leader first")
+    for outcome in outcomes:
+        for name, side in outcome.sides.items():
+            nodes = side.get("nodes", [])
+            table.add_row(
+                outcome.row,
+                name,
+                "  ".join(f"{node['cpu_s_per_100k']:.2f}" for node in nodes),
+                "  ".join(f"{node['resident_mib']:.0f}" for node in nodes),
+                "  ".join(f"{node['lag_ms']:.0f}" for node in nodes if "lag_ms" in node),
+            )
+    return table
+
+
+def _figures(outcomes: Sequence[Outcome]) -> Table:
+    table = Table("row", "figure", "value")
+    for outcome in outcomes:
+        values = {**{f"{name} ratio": value for name, value in outcome.ratios.items()}, **outcome.figures}
+        for name, value in values.items():
+            table.add_row(outcome.row, name, f"{value:,.3f}".rstrip("0").rstrip("."))
+    return table
+
+
+def _targets(found: dict[str, Any]) -> Table:
+    table = Table("row", "target", "measured", "verdict", title="targets")
+    for target in found["targets"]:
+        asked = f"{'at least' if target['at_least'] else 'at most'} {target['bound']:g} {target['says']}"
+        if target["value"] is None:
+            table.add_row(target["row"], asked, "-", "not measured")
             continue
-        ours, etcd = results[row.name]["ours"], results[row.name].get("etcd")
-        cells = [row.name, *_cells(ours), str(int(ours["errors"]))]
-        cells += [*_cells(etcd), f"{ours['rate'] / etcd['rate']:.2f}"] if etcd else ["-"] * 5
-        table.add_row(*cells)
-    console.print(table)
+        verdict = (
+            ("reached" if target["met"] else "not reached") if target["aim"] else "met" if target["met"] else "MISSED"
+        )
+        margin = f"{abs(target['margin']):.0%} {'beyond it' if target['met'] else 'short of it'}"
+        table.add_row(target["row"], asked, f"{target['value']:g}", f"{verdict}, {margin}")
+    return table
 
 
-def _cells(side: dict[str, Any]) -> list[str]:
-    return [f"{side['rate']:,.0f}", f"{side['spread']:.0%}", f"{side['p50_ms']:.2f}", f"{side['p99_ms']:.2f}"]
+def _changes(last: dict[str, Any], found: dict[str, Any]) -> Table:
+    title = f"ratios beside those of {last['commit']}, {last['time'][:10]}"
+    table = Table("row", "figure", "then", "now", "change", title=title)
+    for change in results.compare(last, found):
+        table.add_row(change.row, change.figure, f"{change.then:.2f}", f"{change.now:.2f}", f"{change.change:+.0%}")
+    return table

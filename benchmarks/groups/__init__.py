@@ -1,0 +1,1 @@
+"""What is measured, in groups that can be asked for one by one."""

@@ -1,0 +1,93 @@
+"""Results as JSON, and the comparison with those that were committed last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.options import Options
+from benchmarks.outcome import Outcome
+from benchmarks.targets import judge
+
+ROOT: Final = Path(__file__).parents[1]
+DIRECTORY: Final = Path(__file__).with_name("results")
+FORMAT: Final = 1
+
+
+def collect(machine: dict[str, Any], options: Options, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Everything that a run found, as JSON values."""
+    verdicts = judge({outcome.row: outcome for outcome in outcomes})
+    return {
+        "format": FORMAT,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "changed": _git("status", "--porcelain", "--untracked-files=no", "--", "appliance", "benchmarks") != "",
+        "machine": machine,
+        "options": {
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "scale": options.scale,
+            "etcd": options.with_etcd,
+        },
+        "rows": [asdict(outcome) for outcome in outcomes],
+        "targets": [{**asdict(v.target), "value": v.value, "met": v.met, "margin": v.margin} for v in verdicts],
+    }
+
+
+def path_of(found: dict[str, Any]) -> Path:
+    """Where a run's results belong."""
+    return DIRECTORY / f"{found['time'][:10]}-{found['commit'] or 'unknown'}.json"
+
+
+def write(path: Path, found: dict[str, Any]) -> Path:
+    """Write the results of a run; answers where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def last_committed() -> dict[str, Any] | None:
+    """The results that were committed last; None when there are none."""
+    newest = ""
+    for line in _git("log", "--name-only", "--diff-filter=AM", "--format=", "--", str(DIRECTORY)).splitlines():
+        if line.endswith(".json") and (ROOT / line).exists():
+            newest = line
+            break
+    text = _git("show", f"HEAD:{newest}") if newest else ""
+    return json.loads(text) if text else None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A ratio then and now; `change` is the share by which it grew."""
+
+    row: str
+    figure: str
+    then: float
+    now: float
+    change: float
+
+
+def compare(then: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    """Ratios that both runs have, of rows without failures; speeds are of a machine and a day, and not compared."""
+    held = {row["row"]: row for row in then["rows"] if not row["failures"]}
+    changes = []
+    for row in now["rows"]:
+        before = held.get(row["row"])
+        if before is None or row["failures"]:
+            continue
+        for figure, value in row["ratios"].items():
+            earlier = before["ratios"].get(figure)
+            if earlier:
+                changes.append(Change(row["row"], figure, earlier, value, round(value / earlier - 1, 3)))
+    return changes
