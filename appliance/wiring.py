@@ -279,6 +279,7 @@ def _make_server(
     )
     return HttpServer(
         app,
+        app.gateway,
         host=settings.network.client_host,
         port=settings.network.client_port,
         tls=settings.security.tls,

@@ -12,9 +12,9 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
-from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse
+from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, Handler
 from appliance.http.front import REQUEST_SCOPE_KEY, AsgiApp, Front
-from appliance.http.gateway import Gateway, GatewayDeps, Handler
+from appliance.http.gateway import Gateway, GatewayDeps
 from appliance.http.openapi import describe
 from appliance.http.query import parse_query
 from appliance.http.routes import PLAIN_ROUTES, Route
@@ -27,8 +27,8 @@ AnyRequest = Request[Any, Any, Any]
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-def create_app(deps: GatewayDeps) -> AsgiApp:
-    """Build the ASGI application of the client port from everything it needs."""
+def create_app(deps: GatewayDeps) -> Front:
+    """Build the application of the client port from everything it needs."""
     gateway = Gateway(deps)
     description = describe(deps.version, Access(deps.settings.security.metrics_access))
     handlers = {**gateway.handlers, "get_openapi": _document(msgspec.json.encode(description))}

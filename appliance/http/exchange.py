@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -104,3 +105,6 @@ class Exchange:
         if body is None:
             raise ApplianceError("too_large", f"The body is longer than {bytes_max} bytes ({limit_name}).")
         return body
+
+
+Handler = Callable[[Exchange], Awaitable[GatewayResponse]]

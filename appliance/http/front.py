@@ -57,10 +57,10 @@ class AsgiBody:
 
 
 class Front:
-    """The ASGI application that uvicorn runs."""
+    """The ASGI application that uvicorn runs; `gateway` also serves what does not come by ASGI."""
 
     def __init__(self, gateway: Gateway, litestar: AsgiApp) -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self._litestar = litestar
         methods: dict[bytes, list[str]] = {}
         for route in PLAIN_ROUTES:
@@ -89,9 +89,9 @@ class Front:
             await self._litestar(scope, receive, send)
             return
         if not methods or request.method in SHORT_METHODS:
-            response = await self._gateway.serve(request)
+            response = await self.gateway.serve(request)
         else:
-            response = await self._gateway.refuse(request, method_not_allowed(request.method, methods))
+            response = await self.gateway.refuse(request, method_not_allowed(request.method, methods))
         if response.status != CLIENT_GONE_STATUS:
             await _send(response, send)
 

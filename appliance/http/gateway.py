@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -19,7 +18,7 @@ from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.audit import AuditRoutes
 from appliance.http.batch import BatchRoutes
-from appliance.http.exchange import ClientGoneError, Exchange, GatewayRequest, GatewayResponse
+from appliance.http.exchange import ClientGoneError, Exchange, GatewayRequest, GatewayResponse, Handler
 from appliance.http.gate import Gate
 from appliance.http.kv import KeyRoutes, decode_key, key_of
 from appliance.http.meter import Meter
@@ -29,6 +28,7 @@ from appliance.http.routes import (
     HISTORY_ROUTES,
     KV_ROUTES,
     NOT_SERVED_YET,
+    PLAIN_ROUTES,
     RESERVED,
     SHORT_METHODS,
     SHORT_ROUTES,
@@ -43,7 +43,6 @@ from appliance.tables.errors import ApplianceError
 from appliance.tables.roles import Access
 from appliance.tables.settings import Settings
 
-Handler = Callable[[Exchange], Awaitable[GatewayResponse]]
 Endpoints = dict[str, tuple[Route, Handler]]  # by method
 
 SLOW_S: Final = 1.0  # the runbook's threshold for P99; `grep slow` in the logs finds the requests beyond it
@@ -114,6 +113,16 @@ class Gateway:
             "get_leader": status.leader,
             "query_audit": audit.query,
         }
+        self._hot_kv = {method.encode(): endpoint for method, endpoint in self._kv.items()}
+        self._hot_batch = next((route, batch.write) for route in PLAIN_ROUTES if route.name == "write_batch")
+
+    def hot(self, method: bytes, target: bytes) -> tuple[Route, Handler] | None:
+        """The route of a request that takes the fast path (`appliance.http.direct`): single keys by their full form,
+        and batches. A target with a fragment is none that a client should send, and goes the long way.
+        """
+        if target.startswith(b"/kv/"):
+            return self._hot_kv.get(method) if b"#" not in target else None
+        return self._hot_batch if target == b"/batch" and method == b"POST" else None
 
     async def serve(self, request: GatewayRequest) -> GatewayResponse:
         """Answer a request on a route that is found by its raw path, and every request that no route takes."""

@@ -50,6 +50,10 @@ class GatewayProtocol(HttpToolsProtocol):
             data = _with_ascii_target(data)
         before = self._head_bytes
         super().data_received(data)
+        if self._head_bytes < 0 or self._between:
+            return
+        if self._head_timer is None and not self._refused:
+            self._await_head()
         if before >= 0 and self._head_bytes == before:  # the same head as before this chunk
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -57,22 +61,38 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
-        self._head_bytes = 0
-        self._between = False
-        if self._head_timer is None:
-            self._await_head()
+        self._note_begin()
+        self.make_scope()
 
     def on_headers_complete(self) -> None:
         """The head is complete; the request starts."""
-        self._head_bytes = -1
-        self._stop_head_timer()
-        super().on_headers_complete()
+        self._note_head_complete()
+        self.start_cycle()
 
     def on_message_complete(self) -> None:
         """The request is complete, its body included."""
-        self._between = True
+        self._note_message_complete()
         super().on_message_complete()
+
+    def make_scope(self) -> None:
+        """What uvicorn does when a request begins."""
+        super().on_message_begin()
+
+    def start_cycle(self) -> None:
+        """What uvicorn does when a head is complete."""
+        super().on_headers_complete()
+
+    def _note_begin(self) -> None:
+        self._head_bytes = 0
+        self._between = False
+
+    def _note_head_complete(self) -> None:
+        self._head_bytes = -1
+        if self._head_timer is not None:
+            self._stop_head_timer()
+
+    def _note_message_complete(self) -> None:
+        self._between = True
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused."""

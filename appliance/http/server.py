@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from typing import Any, cast
 
 import uvicorn
 
+from appliance.http.direct import DirectGateway, DirectProtocol
 from appliance.http.front import AsgiApp
 from appliance.http.limits import KEEP_ALIVE_S
-from appliance.http.protocol import GatewayProtocol
 from appliance.node.ports import Log
 from appliance.tables.settings import TlsSettings
 
@@ -30,14 +31,26 @@ class _QuietServer(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an ASGI application on one address, with TLS when there is a certificate."""
+    """Serves the client port on one address, with TLS when there is a certificate.
 
-    def __init__(self, app: AsgiApp, *, host: str, port: int, tls: TlsSettings, log: Log) -> None:
+    Args:
+        app: takes what is not hot.
+        gateway: takes hot requests directly.
+        host: name or address to listen on.
+        port: 0 for any.
+        tls: certificate and key.
+        log: structured log.
+    """
+
+    def __init__(
+        self, app: AsgiApp, gateway: DirectGateway, *, host: str, port: int, tls: TlsSettings, log: Log
+    ) -> None:
         self._host = host
         self._port = port
         self._tls = tls
         self._log = log
         self._app = app
+        self._gateway = gateway
         self._server: _QuietServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._bound: tuple[str, int] | None = None
@@ -80,7 +93,7 @@ class HttpServer:
     def _config(self, context: ssl.SSLContext | None) -> uvicorn.Config:
         return uvicorn.Config(
             cast("Any", self._app),
-            http=GatewayProtocol,
+            http=cast("Any", functools.partial(DirectProtocol, gateway=self._gateway)),
             loop="none",  # the node's own loop is running
             ws="none",
             lifespan="on",

@@ -1,0 +1,226 @@
+"""The fast path: complete requests of the hot routes go from the parser to the gateway and back, without ASGI.
+
+What makes a request hot is `Gateway.hot`; what it passes on its way (gate, limits, errors, metrics, traces) is
+`Gateway.conduct`, as for every other. Here is only what uvicorn would do around it, for the simple case: HTTP/1.1,
+nothing else under way on the connection, no Expect, no chunks, and a body that came together with its head. Anything
+else is handed to uvicorn as if this class were not there, also when it turns out late that a body is still to come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.events import TimerHandle
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from appliance.http.exchange import GatewayRequest, GatewayResponse, Handler
+from appliance.http.gateway import CLIENT_GONE_STATUS
+from appliance.http.protocol import GatewayProtocol
+from appliance.http.routes import Route
+
+_NOT_SIMPLE: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+
+
+class DirectGateway(Protocol):
+    """What the fast path asks of the gateway."""
+
+    def hot(self, method: bytes, target: bytes) -> tuple[Route, Handler] | None:
+        """The hot route that a request line names, or None."""
+        ...
+
+    def conduct(self, request: GatewayRequest, route: Route, handler: Handler) -> Coroutine[Any, Any, GatewayResponse]:
+        """Take a request through the gate to its handler, and whatever comes of it to an answer. Raises nothing."""
+        ...
+
+
+class DirectCycle:
+    """One request on the fast path: to uvicorn a cycle that is under way, to the gateway the request's body."""
+
+    __slots__ = ("_body", "_gone", "disconnected", "keep_alive", "response_complete", "task")
+
+    def __init__(self, body: bytes, keep_alive: bool) -> None:
+        self._body = body
+        self._gone: asyncio.Event | None = None
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def message_event(self) -> DirectCycle:
+        """Stands for the event that uvicorn sets when the connection is lost."""
+        return self
+
+    def set(self) -> None:
+        """The connection is lost."""
+        if self._gone is not None:
+            self._gone.set()
+
+    async def read(self, bytes_max: int) -> bytes | None:
+        """See `BodySource.read`."""
+        return self._body if len(self._body) <= bytes_max else None
+
+    async def closed(self) -> None:
+        """See `BodySource.closed`."""
+        if not self.disconnected:
+            self._gone = asyncio.Event()
+            await self._gone.wait()
+
+
+class DirectProtocol(GatewayProtocol):
+    """A client connection whose hot requests take the fast path.
+
+    Args:
+        gateway: see `DirectGateway`; other arguments are uvicorn's.
+    """
+
+    def __init__(self, *args: Any, gateway: DirectGateway, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gateway = gateway
+        self._endpoint: tuple[Route, Handler] | None = None  # of the hot request whose body is coming in
+        self._body = b""
+        self._address = ""
+        self._idle_since_s = 0.0
+        self._idle_timer: TimerHandle | None = None
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; a hot request that is not complete with this data is no longer simple."""
+        super().data_received(data)
+        if self._endpoint is not None and not self._refused:
+            self._endpoint = None
+            self._hand_over()
+
+    def on_message_begin(self) -> None:
+        """A request begins; what ASGI needs is made when it turns out that ASGI gets it."""
+        self._note_begin()
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: decide which way the request goes."""
+        self._note_head_complete()
+        if (self.cycle is None or self.cycle.response_complete) and not self._refused:
+            endpoint = self._gateway.hot(self.parser.get_method(), self.url)
+            if endpoint is not None and self._is_simple():
+                self._endpoint = endpoint
+                self._body = b""
+                return
+        self._begin_cycle()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if self._endpoint is None:
+            super().on_body(body)
+        else:
+            self._body = self._body + body if self._body else body
+
+    def on_message_complete(self) -> None:
+        """The request is complete; if it is hot, it starts."""
+        endpoint = self._endpoint
+        if endpoint is None:
+            super().on_message_complete()
+            return
+        self._endpoint = None
+        self._note_message_complete()
+        path, _, query = self.url.partition(b"?")
+        cycle = DirectCycle(self._body, self.parser.should_keep_alive())
+        request = GatewayRequest(
+            self.parser.get_method().decode("ascii"), path, query, self.headers, self._address, cycle
+        )
+        self.cycle = cycle  # type: ignore[assignment]  # what uvicorn asks of a cycle is there
+        cycle.task = self.loop.create_task(self._serve(cycle, request, endpoint))
+        self.tasks.add(cycle.task)
+
+    def _is_simple(self) -> bool:
+        for name, _ in self.headers:
+            if name in _NOT_SIMPLE:
+                return False
+        return bool(self.parser.get_http_version() == "1.1")
+
+    def _hand_over(self) -> None:
+        """Let uvicorn have a request whose body is still coming in."""
+        self._begin_cycle()
+        if self._body:
+            super().on_body(self._body)
+
+    def _begin_cycle(self) -> None:
+        """What uvicorn does from a request's first byte to the end of its head."""
+        url, headers = self.url, self.headers
+        self.make_scope()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        self.start_cycle()
+
+    async def _serve(self, cycle: DirectCycle, request: GatewayRequest, endpoint: tuple[Route, Handler]) -> None:
+        try:
+            response = await self._gateway.conduct(request, *endpoint)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            if response.status != CLIENT_GONE_STATUS and not self.transport.is_closing():
+                self._write(response, cycle.keep_alive)
+                cycle.response_complete = True
+        finally:
+            assert cycle.task is not None
+            self.tasks.discard(cycle.task)
+            if not (cycle.response_complete and cycle.keep_alive):
+                self.transport.close()
+        self.on_response_complete()
+
+    def _write(self, response: GatewayResponse, keep_alive: bool) -> None:
+        """Write an answer at once. Its headers are our own, so they are not searched for what no header may hold."""
+        default_headers = self.server_state.default_headers
+        if default_headers is not self._default_headers:  # the server makes them anew each second, for the date
+            self._default_headers = default_headers
+            self._default_lines = b"".join(b"%s: %s\r\n" % pair for pair in default_headers)
+        parts = [STATUS_LINE[response.status], self._default_lines]
+        parts += [b"%s: %s\r\n" % pair for pair in response.headers]
+        if not keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(response.body))
+        parts.append(response.body)
+        self.transport.write(b"".join(parts))
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of a pipeline, else note since when the connection is idle."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None and not self.transport.is_closing():
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        """Close a connection that was idle too long. One timer for many requests: it looks, and waits for the rest."""
+        self._idle_timer = None
+        if self.transport.is_closing():
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if not self._between or (self.cycle is not None and not self.cycle.response_complete):
+            left_s = max(left_s, self.timeout_keep_alive)  # busy; the end of the answer moves the line
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
+        else:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        super().connection_lost(exc)
