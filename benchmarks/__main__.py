@@ -14,11 +14,16 @@ from pathlib import Path
 
 from benchmarks import machine, report, results
 from benchmarks.groups.base import Group, tell
+from benchmarks.groups.disk import disk
 from benchmarks.groups.loads import size, speed
+from benchmarks.groups.memory import memory
+from benchmarks.groups.restart import restart_group
+from benchmarks.groups.stall import stall
+from benchmarks.groups.stored import stored
 from benchmarks.options import Options
 from benchmarks.outcome import Outcome
 
-GROUPS: dict[str, Group] = {group.name: group for group in (speed, size)}
+GROUPS: dict[str, Group] = {group.name: group for group in (speed, size, stored, memory, restart_group, disk, stall)}
 
 
 def main() -> int:

@@ -56,6 +56,7 @@ class Cluster(ABC):
         urls: client URL of each node.
         token: API key that goes with each request; `none` for etcd.
         directory: everything that the nodes keep.
+        data: the data directory of each node.
         processes: running nodes by position.
     """
 
@@ -67,6 +68,7 @@ class Cluster(ABC):
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True)
         self.urls: list[str] = []
+        self.data: list[Path] = []
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     # -- processes
@@ -143,10 +145,13 @@ class Cluster(ABC):
         """Most pairs in one such request."""
 
     def leader(self) -> int:
-        """Position of the node that leads; waits for one."""
+        """Position of the node that leads; waits for one. Raises `RuntimeError` when no node runs any more."""
         return await_value(self._find_leader, f"a leader of {self.name}")[0]
 
     def _find_leader(self) -> tuple[int] | None:
+        if all(process.poll() is not None for process in self.processes.values()):
+            said = (self.directory / "node0.out").read_text()[-500:].strip()
+            raise RuntimeError(f"no node of {self.name} runs; the first said: {said}")
         for position in self.processes:
             with contextlib.suppress(URLError, OSError, KeyError):
                 if self.leads(position):

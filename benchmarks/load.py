@@ -80,7 +80,7 @@ def measure(
     count: int = 0,
     meanwhile: Callable[[Wrk], None] | None = None,
 ) -> dict[str, Any]:
-    """Send a row's load for some seconds, or `count` requests.
+    """Send a row's load for some seconds, or until `count` requests were answered.
 
     Args:
         cluster: where to.
@@ -98,7 +98,9 @@ def measure(
     leader = cluster.leader()
     before = usages(cluster)
     with watched(cluster) as lags:
-        wrk = Wrk(cluster, row, LONGEST_S if count or meanwhile else seconds, count)
+        # with the last request it sends, wrk gives up on those that are under way
+        asked = count + row.connections if count else 0
+        wrk = Wrk(cluster, row, LONGEST_S if count or meanwhile else seconds, asked)
         try:
             if meanwhile is not None:
                 meanwhile(wrk)

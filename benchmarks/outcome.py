@@ -107,5 +107,6 @@ def outcome_of(group: str, row: str, rounds: dict[str, list[Reading]]) -> Outcom
             "rate": ratio(first["rate"], second["rate"]),
             "p50": ratio(first["p50_ms"], second["p50_ms"]),
             "p99": ratio(first["p99_ms"], second["p99_ms"]),
+            "p999": ratio(first["p999_ms"], second["p999_ms"]),
         }
     return found

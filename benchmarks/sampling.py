@@ -32,10 +32,10 @@ def usage_of(pid: int) -> Usage:
     """Read it from /proc. Raises `OSError` when the process is gone."""
     stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    kib = {name: int(status[name].split()[0]) for name in ("VmRSS", "RssAnon", "VmHWM")}
-    return Usage(
-        (int(stat[11]) + int(stat[12])) / _TICKS, kib["VmRSS"] / 1024, kib["RssAnon"] / 1024, kib["VmHWM"] / 1024
+    resident_mib, anonymous_mib, peak_mib = (
+        round(int(status[name].split()[0]) / 1024, 1) for name in ("VmRSS", "RssAnon", "VmHWM")
     )
+    return Usage((int(stat[11]) + int(stat[12])) / _TICKS, resident_mib, anonymous_mib, peak_mib)
 
 
 def usages(cluster: Cluster) -> dict[int, Usage]:
