@@ -13,8 +13,10 @@ UP_ARGS     ?=
 SEEDS       ?= 0:2000
 # For `make bench`: which groups and rows, how long, whether to write (BENCH_ARGS="--groups speed --rounds 1").
 BENCH_ARGS  ?=
+# For `make profile`: which load, how long, which node (PROFILE_ARGS="--row 'GET stale c=64' --seconds 30").
+PROFILE_ARGS ?=
 
-.PHONY: help install install-dev up down test test-unit test-processes lint format render bench sim clean
+.PHONY: help install install-dev up down test test-unit test-processes lint format render bench profile sim clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +65,9 @@ render: install-dev ## write the files that repeat the tables: rules, dashboard,
 
 bench: install-dev ## measure three local nodes, beside etcd's where it is installed
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+profile: install-dev ## where the leader's time goes under load, stage by stage
+	$(BIN)/python -m benchmarks.profile $(PROFILE_ARGS)
 
 sim: install-dev ## the simulator over the seeds SEEDS=first:end
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --jobs $(WORKERS)

@@ -59,7 +59,7 @@ def main() -> int:
     for path in arguments.json:
         results.write(path, found)
     if arguments.write:
-        tell(f"written: {results.write(results.path_of(found), found)}")
+        tell(f"written: {', '.join(map(str, results.write_all(found)))}")
     return 1 if any(outcome.failures for outcome in outcomes) else 0
 
 
@@ -86,7 +86,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="factor on stored keys and counted writes (1)")
     parser.add_argument("--no-etcd", action="store_true", help="measure this cluster alone")
     parser.add_argument("--directory", help="where the clusters keep their files (the system's temporary directory)")
-    parser.add_argument("--write", action="store_true", help=f"write figures and plot under {results.DIRECTORY.name}/")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write figures and drawings under {results.DIRECTORY.name}/"
+    )
     parser.add_argument("--json", type=Path, action="append", default=[], help="write the figures to this file")
     return parser.parse_args()
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import plot
 from benchmarks.options import Options
 from benchmarks.outcome import Outcome
 from benchmarks.targets import judge
@@ -49,6 +50,19 @@ def write(path: Path, found: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def write_all(found: dict[str, Any]) -> list[Path]:
+    """Write a run's figures and drawings under `results/`; answers where."""
+    path = write(path_of(found), found)
+    drawings = {"ratios": plot.ratios_svg(found)}
+    if any("samples" in side for row in found["rows"] for side in row["sides"].values()):
+        drawings["memory"] = plot.memory_svg(found)
+    paths = [path]
+    for name, text in drawings.items():
+        paths.append(path.with_name(f"{path.stem}-{name}.svg"))
+        paths[-1].write_text(text + "\n", encoding="utf-8")
+    return paths
 
 
 def last_committed() -> dict[str, Any] | None:
