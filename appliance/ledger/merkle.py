@@ -61,7 +61,7 @@ class MerkleFrontier:
         """Add a leaf by its hash; amortised one inner node."""
         hashes, size, carried = self._hashes, self._size, new_leaf_hash
         while size & 1:
-            carried = node_hash(hashes.pop(), carried)
+            carried = sha256(b"\x01" + hashes.pop() + carried).digest()
             size >>= 1
         hashes.append(carried)
         self._size += 1

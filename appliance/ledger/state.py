@@ -69,7 +69,7 @@ class StoredAnswer(Struct, frozen=True, array_like=True, gc=False):
     result: WriteResult
 
 
-class Changes(Struct, frozen=True, array_like=True):
+class Changes(Struct, frozen=True, array_like=True, gc=False):
     """Everything that applying one entry changed."""
 
     raft_index: int
@@ -81,7 +81,7 @@ class Changes(Struct, frozen=True, array_like=True):
     forget_answers_before_us: int = 0  # expired idempotency keys to drop: those stamped earlier; 0 for none
 
 
-class Summary(Struct, frozen=True, array_like=True):
+class Summary(Struct, frozen=True, array_like=True, gc=False):
     """The machine's own state after an applied index; stored in the same transaction as the changes up to it.
 
     Attributes:
