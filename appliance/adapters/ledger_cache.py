@@ -1,122 +1,103 @@
-"""The memory in front of `ledger.db`: changes that are not yet in the file, and a bounded cache of what is.
+"""Bounded caches of what `ledger.db` holds. They belong to the event loop's thread alone; nothing is locked.
 
-Everything here belongs to the event loop's thread alone; nothing is locked.
+What came first leaves first. Keeping the order of use would cost each access more than reading a key again from the
+file costs once in a while.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from collections import OrderedDict, deque
-from heapq import nsmallest
+from itertools import islice
+from sys import getsizeof
 from typing import Final
 
-from appliance.adapters.ledger_rows import Batch
-from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer
+from appliance.ledger.state import Head, NewLeaf
 
-_HEAD_BYTES: Final = 360  # a head, its integers, its key's object and its place in the dictionary
-_LEAF_BYTES: Final = 520
-
-
-class LedgerCache:
-    """Heads (by key) and leaves with their values (by leaf index), least recently used out first.
-
-    Args:
-        bytes_max: bound on the estimated memory.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._items: OrderedDict[str | int, Head | NewLeaf] = OrderedDict()
-        self.size_bytes = 0
-
-    def head(self, key: str) -> Head | None:
-        """A cached head."""
-        head = self._items.get(key)
-        if head is not None:
-            self._items.move_to_end(key)
-        return head  # type: ignore[return-value]  # text keys lead to heads
-
-    def leaf(self, leaf_index: int) -> NewLeaf | None:
-        """A cached leaf."""
-        leaf = self._items.get(leaf_index)
-        if leaf is not None:
-            self._items.move_to_end(leaf_index)
-        return leaf  # type: ignore[return-value]  # integer keys lead to leaves
-
-    def put(self, key: str | int, item: Head | NewLeaf) -> None:
-        """Keep an item; what was kept under its key before is gone, even when the item itself is too large."""
-        items = self._items
-        old = items.pop(key, None)
-        if old is not None:
-            self.size_bytes -= _size_bytes(key, old)
-        items[key] = item
-        self.size_bytes += _size_bytes(key, item)
-        while self.size_bytes > self._bytes_max:
-            out_key, out = items.popitem(last=False)
-            self.size_bytes -= _size_bytes(out_key, out)
+HEAD_BYTES: Final = 230  # a head, its integers and its place in the dictionary, measured; its key comes on top
+LEAF_BYTES: Final = 330  # the same for a leaf; its JSON and its value come on top
+EVICTED_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
+SLACK_DIVISOR: Final = 64  # evicting goes this share below the bound, so that it is not done all the time
 
 
-def _size_bytes(key: str | int, item: Head | NewLeaf) -> int:
-    if isinstance(item, NewLeaf):
-        return _LEAF_BYTES + len(item.leaf) + (0 if item.value is None else len(item.value))
-    return _HEAD_BYTES + len(key)  # type: ignore[arg-type]  # heads stand under text keys
+class HeadCache:
+    """Heads of keys as they stand in the file.
 
-
-class Overlay:
-    """Changes in front of the file. A batch leaves only after its transaction was committed, so that a read which
-    misses it here finds it in the file.
+    Attributes:
+        size_bytes: about the memory they take.
     """
 
     def __init__(self) -> None:
-        self.heads: dict[str, Head] = {}
-        self.leaves: dict[int, NewLeaf] = {}
-        self.answers: dict[tuple[str, str], StoredAnswer] = {}
-        self._batches: deque[Batch] = deque()
+        self._heads: dict[str, Head] = {}
+        self.size_bytes = 0
+        self.get = self._heads.get  # the head of a key, or None
 
-    def take(self, changes: Changes) -> None:
-        """Lay an entry's changes over everything before them."""
-        for leaf in changes.leaves:
-            self.leaves[leaf.leaf_index] = leaf
-        for key, head in changes.heads:
-            self.heads[key] = head
-        answer = changes.answer
-        if answer is not None:
-            self.answers[answer.actor, answer.idempotency_key] = answer
+    def put(self, key: str, head: Head) -> None:
+        """Keep a head."""
+        if key not in self._heads:
+            self.size_bytes += HEAD_BYTES + getsizeof(key)
+        self._heads[key] = head
 
-    def add(self, batch: Batch) -> None:
-        """Note which of the changes taken before will be in the file together."""
-        self._batches.append(batch)
+    def pop(self, key: str) -> Head | None:
+        """Let go of a key that no longer stands so in the file; answers what was kept."""
+        head = self._heads.pop(key, None)
+        if head is not None:
+            self.size_bytes -= HEAD_BYTES + getsizeof(key)
+        return head
 
-    def retire(self, file_index: int, cache: LedgerCache, rows_max: int) -> None:
-        """Move batches that the file holds (up to applied index `file_index`) to the cache, about `rows_max` rows."""
-        batches = self._batches
-        while batches and rows_max > 0 and batches[0].summary.applied_index <= file_index:
-            batch = batches.popleft()
-            rows_max -= batch.row_count + 1
-            for change in batch.changes:
-                self._retire_change_leaves(change.leaves, cache)
-                for key, head in change.heads:
-                    if self.heads.get(key) is head:
-                        del self.heads[key]
-                        cache.put(key, head)
-                answer = change.answer
-                if answer is not None and self.answers.get((answer.actor, answer.idempotency_key)) is answer:
-                    del self.answers[answer.actor, answer.idempotency_key]
+    def shrink(self, bytes_max: int) -> None:
+        """Let the oldest go when there is more than this, some with each call."""
+        if self.size_bytes <= bytes_max:
+            return
+        bytes_max -= bytes_max // SLACK_DIVISOR
+        for key in list(islice(self._heads, EVICTED_PER_CALL_MAX)):
+            if self.size_bytes <= bytes_max:
+                break
+            self.pop(key)
 
-    def _retire_change_leaves(self, leaves: tuple[NewLeaf, ...], cache: LedgerCache) -> None:
-        for leaf in leaves:
-            del self.leaves[leaf.leaf_index]
-            cache.put(leaf.leaf_index, leaf)
 
-    def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
-        """The first present keys with this prefix behind `after`, in order, at most `limit`."""
-        found = (
-            (key, head)
-            for key, head in self.heads.items()
-            if key > after and not head.deleted and key.startswith(prefix)
-        )
-        return nsmallest(limit, found, key=lambda item: item[0])
+class LeafCache:
+    """Leaves with salt and value: all that are not yet in the file, and of the others what there is room for.
+
+    Attributes:
+        size_bytes: about the memory they take.
+        file_size: leaves before this index are in the file and may go.
+    """
+
+    def __init__(self) -> None:
+        self._leaves: dict[int, NewLeaf] = {}
+        self.size_bytes = 0
+        self.file_size = 0
+        self.get = self._leaves.get  # a leaf by its index, or None
+
+    def put(self, leaf: NewLeaf) -> int:
+        """Keep a leaf that is not there; answers about the memory that it takes."""
+        value = leaf.value
+        size_bytes = LEAF_BYTES + len(leaf.leaf) if value is None else LEAF_BYTES + len(leaf.leaf) + len(value)
+        self._leaves[leaf.leaf_index] = leaf
+        self.size_bytes += size_bytes
+        return size_bytes
+
+    def supersede(self, leaf_index: int) -> None:
+        """Another leaf took this one's place as its key's latest: it is no longer worth its room."""
+        if leaf_index < self.file_size:
+            self._drop(leaf_index)
+
+    def shrink(self, bytes_max: int) -> None:
+        """Let the oldest that are in the file go when there is more than this, some with each call."""
+        if self.size_bytes <= bytes_max:
+            return
+        bytes_max -= bytes_max // SLACK_DIVISOR
+        for leaf_index in list(islice(self._leaves, EVICTED_PER_CALL_MAX)):
+            if leaf_index >= self.file_size or self.size_bytes <= bytes_max:
+                break
+            self._drop(leaf_index)
+
+    def _drop(self, leaf_index: int) -> None:
+        leaf = self._leaves.pop(leaf_index, None)
+        if leaf is not None:
+            value = leaf.value
+            self.size_bytes -= LEAF_BYTES + len(leaf.leaf) + (0 if value is None else len(value))
 
 
 class AnswerStamps:

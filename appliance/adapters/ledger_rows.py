@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import apsw
 import msgspec
+from msgspec import Struct
 
 from appliance.adapters.sqlite import BulkInsert, Value
 from appliance.ledger.commands import WriteResult
-from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StoredAnswer, Summary
+from appliance.ledger.state import Head, NewLeaf, Refusal, StoredAnswer, Summary
 
-LEDGER_FORMAT: Final = 1
+LEDGER_FORMAT: Final = 2
+LEDGER_FORMATS_READ: Final = (1, LEDGER_FORMAT)  # see `upgrade_tables`
+HEADS_MARK: Final = "heads_leaf_next"
 
-SCHEMA: Final = (
+ALL_HEADS: Final = (  # what is stored, and over it what the leaves behind the mark say
+    "WITH fields AS (SELECT leaf_index, CAST(leaf AS TEXT) AS leaf FROM leaves WHERE leaf_index >="
+    " (SELECT CAST(CAST(value AS TEXT) AS INTEGER) FROM meta WHERE name = 'heads_leaf_next')),"
+    " later AS MATERIALIZED (SELECT json_extract(leaf, '$.key') AS key, json_extract(leaf, '$.version') AS version,"
+    " max(leaf_index) AS leaf_index, json_extract(leaf, '$.op') = 'delete' AS deleted,"
+    " json_extract(leaf, '$.timestamp_us') AS timestamp_us, json_extract(leaf, '$.value_size') AS size"
+    " FROM fields GROUP BY json_extract(leaf, '$.key'))"
+    " SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads"
+    " WHERE key NOT IN (SELECT key FROM later)"
+    " UNION ALL SELECT key, version, leaf_index, deleted, timestamp_us, size FROM later"
+)
+_HEADS_VIEW: Final = f"CREATE VIEW heads (key, version, leaf_index, deleted, timestamp_us, size) AS {ALL_HEADS}"
+_SCHEMA: Final = (
     "CREATE TABLE leaves (leaf_index INTEGER PRIMARY KEY, raft_index INTEGER NOT NULL, leaf BLOB NOT NULL,"
     " salt BLOB NOT NULL, value BLOB) STRICT",
-    "CREATE TABLE heads (key TEXT PRIMARY KEY, version INTEGER NOT NULL, leaf_index INTEGER NOT NULL,"
+    "CREATE TABLE stored_heads (key TEXT PRIMARY KEY, version INTEGER NOT NULL, leaf_index INTEGER NOT NULL,"
     " deleted INTEGER NOT NULL, timestamp_us INTEGER NOT NULL, size INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE refusals (raft_index INTEGER NOT NULL, position INTEGER NOT NULL, timestamp_us INTEGER NOT NULL,"
     " actor TEXT NOT NULL, op TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, size INTEGER NOT NULL,"
@@ -26,85 +41,141 @@ SCHEMA: Final = (
     " timestamp_us INTEGER NOT NULL, result BLOB NOT NULL, PRIMARY KEY (actor, idempotency_key)) STRICT, WITHOUT ROWID",
     "CREATE INDEX answers_by_time ON answers (timestamp_us)",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    _HEADS_VIEW,
 )
-HEAD_BY_KEY: Final = "SELECT version, leaf_index, deleted, timestamp_us, size FROM heads WHERE key = ?"
+HEAD_BY_KEY: Final = "SELECT version, leaf_index, deleted, timestamp_us, size FROM stored_heads WHERE key = ?"
 PRESENT_KEYS: Final = (  # from, but not `after`, to before
-    "SELECT key, version, leaf_index, deleted, timestamp_us, size FROM heads"
+    "SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads"
     " WHERE key >= ? AND key <> ? AND key < ? AND deleted = 0 ORDER BY key"
 )
+LEAVES_FROM: Final = "SELECT leaf_index, leaf FROM leaves WHERE leaf_index >= ? ORDER BY leaf_index"
 LEAF_BY_INDEX: Final = "SELECT leaf_index, raft_index, leaf, salt, value FROM leaves WHERE leaf_index = ?"
 ANSWER_BY_KEY: Final = (
     "SELECT actor, idempotency_key, request_hash, timestamp_us, result FROM answers"
     " WHERE actor = ? AND idempotency_key = ?"
 )
 
-_INSERT_LEAVES: Final = BulkInsert("INSERT INTO leaves", columns=5)
-_INSERT_HEADS: Final = BulkInsert("INSERT OR REPLACE INTO heads", columns=6)
+_LEAF_COLUMNS: Final = 5
+_INSERT_LEAVES: Final = BulkInsert("INSERT INTO leaves", columns=_LEAF_COLUMNS)
+_INSERT_HEADS: Final = BulkInsert("INSERT OR REPLACE INTO stored_heads", columns=6)
 _INSERT_REFUSALS: Final = BulkInsert("INSERT INTO refusals", columns=10)
 _INSERT_ANSWERS: Final = BulkInsert("INSERT OR REPLACE INTO answers", columns=5)
 
 _RESULT_DECODER: Final = msgspec.msgpack.Decoder(WriteResult)
 _SUMMARY_DECODER: Final = msgspec.msgpack.Decoder(Summary)
 
-_LEAF_BYTES: Final = 600  # Python objects and row overhead of a leaf and a head, measured roughly
-_CHANGES_BYTES: Final = 500
+
+class _HeadFields(Struct, gc=False):
+    """What a head repeats of its leaf."""
+
+    key: str
+    op: str
+    version: int
+    value_size: int
+    timestamp_us: int
 
 
-class Batch(NamedTuple):
-    """One call of `add`: changes that are written together with the summary that they led to.
+_HEAD_FIELDS: Final = msgspec.json.Decoder(_HeadFields)
+
+
+class Batch:
+    """What is written together: the changes of one or more entries, and the summary that they led to.
 
     Attributes:
+        leaf_values: the columns of its leaves, one leaf behind the other.
+        heads: heads that are written with it, of whatever leaves before its summary's tree size.
+        heads_leaf_next: the mark that it sets, 0 for none; see `appliance.adapters.ledger_memory`.
+        refusals: refused operations.
+        answers: first answers.
+        forget_before_us: answers with an earlier stamp are dropped.
+        summary: the machine's state behind it.
+        meta: what is kept beside the summary.
         size_bytes: an estimate of the memory it holds.
-        row_count: rows it will write, at most.
     """
 
-    changes: tuple[Changes, ...]
-    summary: Summary
-    meta: bytes
-    size_bytes: int
-    row_count: int
+    __slots__ = (
+        "answers",
+        "forget_before_us",
+        "heads",
+        "heads_leaf_next",
+        "leaf_values",
+        "meta",
+        "refusals",
+        "size_bytes",
+        "summary",
+    )
 
+    def __init__(self) -> None:
+        self.leaf_values: list[Value] = []
+        self.heads: dict[str, Head] = {}
+        self.heads_leaf_next = 0
+        self.refusals: list[Refusal] = []
+        self.answers: list[StoredAnswer] = []
+        self.forget_before_us = 0
+        self.summary = Summary()
+        self.meta = b""
+        self.size_bytes = 0
 
-def make_batch(changes: Sequence[Changes], summary: Summary, meta: bytes) -> Batch:
-    """Count what a batch holds."""
-    size_bytes = row_count = 0
-    for change in changes:
-        size_bytes += _CHANGES_BYTES
-        for leaf in change.leaves:
-            size_bytes += _LEAF_BYTES + len(leaf.leaf) + (0 if leaf.value is None else len(leaf.value))
-        row_count += len(change.leaves) + len(change.heads) + len(change.refusals) + (change.answer is not None)
-    return Batch(tuple(changes), summary, meta, size_bytes, row_count)
+    def leaf_count(self) -> int:
+        """Leaves in it."""
+        return len(self.leaf_values) // _LEAF_COLUMNS
+
+    def row_count(self) -> int:
+        """Rows that it writes."""
+        return self.leaf_count() + len(self.heads) + len(self.refusals) + len(self.answers)
 
 
 def write_batches(db: apsw.Connection, batches: Sequence[Batch]) -> None:
     """Write what the batches changed, and the last one's summary; to be called in a transaction."""
-    leaves: list[NewLeaf] = []
-    heads: dict[str, Head] = {}
-    refusals: list[tuple[Value, ...]] = []
-    answers: list[tuple[Value, ...]] = []
-    forget_before_us = 0
+    leaves: list[Value] = []
+    heads: list[Value] = []
+    refusals: list[Value] = []
+    answers: list[Value] = []
+    heads_leaf_next = forget_before_us = 0
     for batch in batches:
-        for change in batch.changes:
-            leaves.extend(change.leaves)
-            heads.update(change.heads)
-            refusals.extend(_refusal_row(refusal) for refusal in change.refusals)
-            if change.answer is not None:
-                answers.append(_answer_row(change.answer))
-            forget_before_us = max(forget_before_us, change.forget_answers_before_us)
-    _INSERT_LEAVES(db, [(one.leaf_index, one.raft_index, one.leaf, one.salt, one.value) for one in leaves])
-    _INSERT_HEADS(
-        db,
-        [  # in key order, so that neighbours meet on one page
-            (key, head.version, head.leaf_index, int(head.deleted), head.timestamp_us, head.size)
-            for key, head in sorted(heads.items(), key=lambda item: item[0])
-        ],
-    )
+        leaves += batch.leaf_values
+        for key, head in batch.heads.items():
+            heads += (key, head.version, head.leaf_index, head.deleted, head.timestamp_us, head.size)
+        for refusal in batch.refusals:
+            refusals += _refusal_row(refusal)
+        for answer in batch.answers:
+            answers += _answer_row(answer)
+        heads_leaf_next = max(heads_leaf_next, batch.heads_leaf_next)
+        forget_before_us = max(forget_before_us, batch.forget_before_us)
+    _INSERT_LEAVES(db, leaves)
+    _INSERT_HEADS(db, heads)
     _INSERT_REFUSALS(db, refusals)
     _INSERT_ANSWERS(db, answers)
     if forget_before_us:
         db.execute("DELETE FROM answers WHERE timestamp_us < ?", (forget_before_us,))
     put_meta(db, "summary", msgspec.msgpack.encode(batches[-1].summary))
     put_meta(db, "snapshot_meta", batches[-1].meta)
+    if heads_leaf_next:
+        put_heads_mark(db, heads_leaf_next)
+
+
+def make_tables(db: apsw.Connection, cluster_id: str) -> None:
+    """Make an empty ledger; to be called in a transaction."""
+    for statement in _SCHEMA:
+        db.execute(statement)
+    put_meta(db, "format", msgspec.msgpack.encode(LEDGER_FORMAT))
+    put_meta(db, "cluster_id", cluster_id.encode())
+    put_meta(db, "summary", msgspec.msgpack.encode(Summary()))
+    put_meta(db, "snapshot_meta", b"")
+    put_heads_mark(db, 0)
+
+
+def upgrade_tables(db: apsw.Connection, tree_size: int) -> None:
+    """Bring a file of format 1, in which `heads` is a table that never lags, to this one; in a transaction."""
+    db.execute("ALTER TABLE heads RENAME TO stored_heads")
+    db.execute(_HEADS_VIEW)
+    put_meta(db, "format", msgspec.msgpack.encode(LEDGER_FORMAT))
+    put_heads_mark(db, tree_size)
+
+
+def put_heads_mark(db: apsw.Connection, heads_leaf_next: int) -> None:
+    """Note that `stored_heads` holds the heads of all leaves before this one, or later ones of the same keys."""
+    put_meta(db, HEADS_MARK, str(heads_leaf_next).encode())
 
 
 def put_meta(db: apsw.Connection, name: str, value: bytes) -> None:
@@ -116,6 +187,12 @@ def head_from_row(row: Sequence[Value]) -> Head:
     """Make a head of the columns of `HEAD_BY_KEY`."""
     version, leaf_index, deleted, timestamp_us, size = cast(Sequence[int], row)
     return Head(version, leaf_index, bool(deleted), timestamp_us, size)
+
+
+def head_from_leaf(leaf_index: int, leaf: bytes) -> tuple[str, Head]:
+    """The key and the head that a leaf gave it. Raises `msgspec.MsgspecError` when it is no leaf."""
+    fields = _HEAD_FIELDS.decode(leaf)
+    return fields.key, Head(fields.version, leaf_index, fields.op == "delete", fields.timestamp_us, fields.value_size)
 
 
 def leaf_from_row(row: Sequence[Value]) -> NewLeaf:

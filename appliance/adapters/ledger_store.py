@@ -1,11 +1,11 @@
 """`ledger.db` with the memory in front of it: reads see everything applied at once, the file follows in bulk.
 
-Threads. The event loop owns the overlay, the cache, the answer stamps and one reading connection; a worker owns the
-writing connection. They meet in three places only: `_inbox`, where the loop puts immutable batches and the worker
-takes them out; `_file_index`, which the worker raises after a commit and by which the loop knows what may leave the
-overlay; and `_flushed_bytes`. Each has one writing thread, so none is locked. `_write_lock` orders worker calls among
-themselves. A read looks into the overlay, then the cache, then the file: what is no longer in the overlay is
-committed, so it is found.
+Threads. The event loop owns the memory (`LedgerMemory`), the answer stamps and one reading connection; a worker owns
+the writing connection. They meet in three places only: `_inbox`, where the loop puts immutable batches and the worker
+takes them out; `_file_index`, which the worker raises after a commit and by which the loop knows what the memory may
+let go of; and `_flushed_bytes`. Each has one writing thread, so none is locked. `_write_lock` orders worker calls
+among themselves. A read looks into the memory, then the file: what the memory has let go of is committed, so it is
+found.
 
 Durability. A commit is not synced (synchronous=NORMAL); only a checkpoint that moved the whole WAL makes the applied
 index in the file durable, and `checkpoint` answers nothing else. After a crash the file holds the state after some
@@ -23,31 +23,33 @@ from typing import Final, cast
 
 import msgspec
 
-from appliance.adapters.ledger_cache import AnswerStamps, LedgerCache, Overlay
+from appliance.adapters.ledger_cache import AnswerStamps
+from appliance.adapters.ledger_memory import LedgerMemory
 from appliance.adapters.ledger_rows import (
     ANSWER_BY_KEY,
     HEAD_BY_KEY,
     LEAF_BY_INDEX,
+    LEAVES_FROM,
     LEDGER_FORMAT,
     PRESENT_KEYS,
-    SCHEMA,
     Batch,
     answer_from_row,
+    head_from_leaf,
     head_from_row,
     leaf_from_row,
-    make_batch,
+    make_tables,
     prefix_end,
-    put_meta,
+    upgrade_tables,
     write_batches,
 )
 from appliance.adapters.ledger_snapshot import Copier, install_file
-from appliance.adapters.ledger_verify import check_content, read_summary
+from appliance.adapters.ledger_verify import check_content, read_contents
 from appliance.adapters.sqlite import Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
+from appliance.node.ports import DamagedFile
 
 ROWS_PER_TRANSACTION_MAX: Final = 1_024  # a batch is never split, so one large batch may pass it
-RETIRED_ROWS_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
 WAL_PAGES_MAX: Final = 8_192  # 32 MB: a flush makes a checkpoint on its own beyond this
 WRITER_CACHE_BYTES: Final = 32 * 2**20
 READER_CACHE_BYTES: Final = 16 * 2**20
@@ -82,9 +84,7 @@ class SqliteLedgerStore:
 
     def _forget_memory(self) -> None:
         self._latest = (Summary(), b"")
-        self._overlay = Overlay()
-        self._taken: list[Changes] = []  # since the last `add`
-        self._cache = LedgerCache(self._cache_bytes_max)
+        self._memory = LedgerMemory(self._cache_bytes_max)
         self._stamps = AnswerStamps(array("q"))
         self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
         self._added_bytes = 0
@@ -123,76 +123,75 @@ class SqliteLedgerStore:
             wal_bytes_max=2 * WAL_PAGES_MAX * 4096,
             vfs=self._vfs,
         )
-        self._make_schema(self._writer)
+        if not self._writer.has_table("meta"):
+            with self._writer.transaction() as db:
+                make_tables(db, self._cluster_id)
+            sync_directory(self._path.parent)
         self._reader = Reader(self._path, cache_bytes=READER_CACHE_BYTES, vfs=self._vfs)
         if suspicion:
             check_content(self._reader, self._cluster_id)
-        summary, meta = read_summary(self._reader, self._cluster_id)
+        contents = read_contents(self._reader, self._cluster_id)
+        if contents.format != LEDGER_FORMAT:
+            with self._writer.transaction() as db:
+                upgrade_tables(db, contents.summary.tree_size)
+        self._memory = LedgerMemory(self._cache_bytes_max, contents.summary.tree_size, contents.heads_leaf_next)
+        self._restore_heads(self._reader, contents.heads_leaf_next)
         rows = self._reader.rows_lazily("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
         self._stamps = AnswerStamps(array("q", (cast(int, row[0]) for row in rows)))
-        self._file_index = summary.applied_index
-        return summary, meta
+        self._file_index = contents.summary.applied_index
+        return contents.summary, contents.meta
 
-    def _make_schema(self, writer: Writer) -> None:
-        if writer.has_table("meta"):
-            return
-        with writer.transaction() as db:
-            for statement in SCHEMA:
-                db.execute(statement)
-            put_meta(db, "format", msgspec.msgpack.encode(LEDGER_FORMAT))
-            put_meta(db, "cluster_id", self._cluster_id.encode())
-            put_meta(db, "summary", msgspec.msgpack.encode(Summary()))
-            put_meta(db, "snapshot_meta", b"")
-        sync_directory(self._path.parent)
+    def _restore_heads(self, reader: Reader, heads_leaf_next: int) -> None:
+        """Find the heads that the file's table lacks in the leaves behind its mark."""
+        try:
+            for leaf_index, leaf in reader.rows_lazily(LEAVES_FROM, (heads_leaf_next,)):
+                self._memory.restore(*head_from_leaf(cast(int, leaf_index), cast(bytes, leaf)))
+        except msgspec.MsgspecError as error:
+            raise DamagedFile(str(self._path), f"a leaf from {heads_leaf_next} on cannot be read: {error}") from error
 
     def add(self, changes: Sequence[Changes], summary: Summary, meta: bytes) -> None:
         """Take applied changes into memory; they and all that was taken since the last `add` are written together."""
         for change in changes:
             self.take(change)
-        self._retire()
-        batch = make_batch(self._taken, summary, meta)
-        self._taken.clear()
-        self._overlay.add(batch)
+        self._memory.retire(self._file_index)
+        batch = self._memory.seal(summary, meta)
         self._added_bytes += batch.size_bytes
         self._latest = (summary, meta)
         self._inbox.append(batch)
 
     def take(self, changes: Changes) -> None:
         """Take one entry's changes into memory; from now on all reads see them. The next `add` gives the summary."""
-        self._taken.append(changes)
-        self._overlay.take(changes)
+        self._memory.take(changes)
         if changes.forget_answers_before_us > self._forgotten_before_us:
             self._forgotten_before_us = changes.forget_answers_before_us
             self._stamps.forget_before(changes.forget_answers_before_us)
         if changes.answer is not None:
             self._stamps.add(changes.answer.timestamp_us)
 
-    def _retire(self) -> None:
-        self._overlay.retire(self._file_index, self._cache, RETIRED_ROWS_PER_CALL_MAX)
-
     def head(self, key: str) -> Head | None:
         """The head of a key, or None if it was never written. Raises `StorageError`."""
-        head = self._overlay.heads.get(key) or self._cache.head(key)
+        memory = self._memory
+        head = memory.changed.get(key) or memory.heads.get(key) or memory.writing.get(key)
         if head is None:
             row = self._open_reader().row(HEAD_BY_KEY, (key,))
             if row is not None:
                 head = head_from_row(row)
-                self._cache.put(key, head)
+                memory.keep_head(key, head)
         return head
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value, or None. Raises `StorageError`."""
-        leaf = self._overlay.leaves.get(leaf_index) or self._cache.leaf(leaf_index)
+        leaf = self._memory.leaves.get(leaf_index)
         if leaf is None:
             row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
             if row is not None:
                 leaf = leaf_from_row(row)
-                self._cache.put(leaf_index, leaf)
+                self._memory.keep_leaf(leaf)
         return leaf
 
     def answer(self, actor: str, idempotency_key: str) -> StoredAnswer | None:
         """The stored first answer to an idempotency key, or None. Raises `StorageError`."""
-        answer = self._overlay.answers.get((actor, idempotency_key))
+        answer = self._memory.answers.get((actor, idempotency_key))
         if answer is None:
             row = self._open_reader().row(ANSWER_BY_KEY, (actor, idempotency_key))
             if row is None:
@@ -206,9 +205,9 @@ class SqliteLedgerStore:
 
     def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
         """Present keys with this prefix behind `after`, in the order of their UTF-8 bytes. Raises `StorageError`."""
-        self._retire()
-        pending = self._overlay.heads
-        found = self._overlay.scan(prefix, after, limit)
+        memory = self._memory
+        memory.retire(self._file_index)
+        found = memory.scan(prefix, after, limit)
         end = prefix_end(prefix)
         bounds = (max(after, prefix), after, b"" if end is None else end)  # a blob lies behind every text
         from_file = 0
@@ -216,7 +215,7 @@ class SqliteLedgerStore:
             if from_file == limit:
                 break
             key = cast(str, row[0])
-            if key not in pending:
+            if not memory.is_newer(key):
                 found.append((key, head_from_row(row[1:])))
                 from_file += 1
         found.sort(key=lambda item: item[0])
@@ -251,7 +250,7 @@ class SqliteLedgerStore:
             if batch.summary.applied_index > index_max or (batches and row_count >= ROWS_PER_TRANSACTION_MAX):
                 break
             batches.append(batch)
-            row_count += batch.row_count
+            row_count += batch.row_count()
         return batches
 
     def checkpoint(self) -> int:
@@ -273,7 +272,7 @@ class SqliteLedgerStore:
 
     def cache_bytes(self) -> int:
         """Estimated memory of the cache."""
-        return self._cache.size_bytes
+        return self._memory.size_bytes()
 
     def size_bytes(self) -> int:
         """Bytes on disk, the WAL included."""

@@ -5,46 +5,65 @@ derived table against the leaves.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import Final, NamedTuple, NoReturn, cast
 
 import msgspec
-from msgspec import Struct
 
-from appliance.adapters.ledger_rows import LEDGER_FORMAT, decode_summary
+from appliance.adapters.ledger_rows import (
+    ALL_HEADS,
+    HEADS_MARK,
+    LEDGER_FORMAT,
+    LEDGER_FORMATS_READ,
+    decode_summary,
+    head_from_leaf,
+)
 from appliance.adapters.sqlite import Reader
 from appliance.ledger.encoding import SALT_BYTES, LeafError, decode_leaf, value_hash
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
-from appliance.ledger.state import Summary
+from appliance.ledger.state import Head, Summary
 from appliance.node.ports import DamagedFile
 
 CACHE_BYTES: Final = 8 * 2**20
 
 
-class _HeadFields(Struct):
-    """What a head repeats of its leaf."""
+class Contents(NamedTuple):
+    """What a ledger file says of itself.
 
-    key: str
-    op: str
-    version: int
-    value_size: int
-    timestamp_us: int
+    Attributes:
+        format: one of `LEDGER_FORMATS_READ`.
+        summary: the machine's state.
+        meta: what is kept beside it.
+        heads_leaf_next: see `put_heads_mark`.
+    """
+
+    format: int
+    summary: Summary
+    meta: bytes
+    heads_leaf_next: int
 
 
-_HEAD_FIELDS: Final = msgspec.json.Decoder(_HeadFields)
-
-
-def read_summary(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
+def read_contents(reader: Reader, cluster_id: str) -> Contents:
     """Read what a ledger file says of itself, in one state of it. Raises `DamagedFile`."""
     rows = dict(cast(list[tuple[str, bytes]], reader.rows("SELECT name, value FROM meta")))
     try:
         found_format = msgspec.msgpack.decode(rows["format"], type=int)
-        if found_format != LEDGER_FORMAT:
+        if found_format not in LEDGER_FORMATS_READ:
             raise DamagedFile(str(reader.path), f"its format is {found_format}, this program knows {LEDGER_FORMAT}")
         if rows["cluster_id"] != cluster_id.encode():
             raise DamagedFile(str(reader.path), "it belongs to another cluster")
-        return decode_summary(rows["summary"]), rows["snapshot_meta"]
-    except (KeyError, msgspec.DecodeError) as error:
+        summary = decode_summary(rows["summary"])
+        mark = int(rows[HEADS_MARK]) if found_format == LEDGER_FORMAT else summary.tree_size
+        if not 0 <= mark <= summary.tree_size:
+            raise DamagedFile(str(reader.path), f"its heads are said to reach leaf {mark} of {summary.tree_size}")
+        return Contents(found_format, summary, rows["snapshot_meta"], mark)
+    except (KeyError, ValueError) as error:
         raise DamagedFile(str(reader.path), f"its table meta is damaged: {error}") from error
+
+
+def read_summary(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
+    """The summary of a ledger file and what is kept beside it. Raises `DamagedFile`."""
+    contents = read_contents(reader, cluster_id)
+    return contents.summary, contents.meta
 
 
 def verify_copy(path: Path, cluster_id: str) -> tuple[Summary, bytes]:
@@ -71,13 +90,14 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
         problems = reader.rows("PRAGMA integrity_check(1)")
         if problems != [("ok",)]:
             raise DamagedFile(str(reader.path), str(problems[0][0]))
-        summary, meta = read_summary(reader, cluster_id)
+        contents = read_contents(reader, cluster_id)
+        summary = contents.summary
         _check_leaves(reader, summary)
-        _check_heads(reader, summary)
+        _check_heads(reader, contents)
         counted = reader.row("SELECT count(*) FROM answers")
         if counted != (summary.answer_count,):
             _damaged(reader, f"it holds {counted} answers, and its summary says {summary.answer_count}")
-    return summary, meta
+    return summary, contents.meta
 
 
 def _check_leaves(reader: Reader, summary: Summary) -> None:
@@ -107,26 +127,23 @@ def _check_leaves(reader: Reader, summary: Summary) -> None:
         _damaged(reader, "the Merkle tree over its leaves is not the one that its summary gives")
 
 
-def _check_heads(reader: Reader, summary: Summary) -> None:
+def _check_heads(reader: Reader, contents: Contents) -> None:
     """Each head repeats its leaf; and since a key's versions count from 1, the versions of all heads add up to the
     number of leaves only if every head is its key's latest leaf and no key lacks one.
     """
+    summary = contents.summary
+    heads = f"({ALL_HEADS})" if contents.format == LEDGER_FORMAT else "heads"  # the file's own view proves nothing
     present = versions = 0
     for row in reader.rows_lazily(
-        "SELECT h.key, h.version, h.deleted, h.timestamp_us, h.size, l.leaf FROM heads h LEFT JOIN leaves l"
-        " ON l.leaf_index = h.leaf_index"
+        f"SELECT h.key, h.version, h.leaf_index, h.deleted, h.timestamp_us, h.size, l.leaf FROM {heads} h"  # noqa: S608
+        " LEFT JOIN leaves l ON l.leaf_index = h.leaf_index"
     ):
-        key, version, deleted, timestamp_us, size, data = cast(tuple[str, int, int, int, int, bytes | None], row)
+        key, version, leaf_index, deleted, timestamp_us, size, data = cast(
+            tuple[str, int, int, int, int, int, bytes | None], row
+        )
         if data is None:
             _damaged(reader, f"key {key!r} points at a leaf that is missing")
-        leaf = _HEAD_FIELDS.decode(data)
-        if (leaf.key, leaf.version, leaf.timestamp_us, leaf.value_size, leaf.op == "delete") != (
-            key,
-            version,
-            timestamp_us,
-            size,
-            bool(deleted),
-        ):
+        if head_from_leaf(leaf_index, data) != (key, Head(version, leaf_index, bool(deleted), timestamp_us, size)):
             _damaged(reader, f"key {key!r} does not match the leaf that it points at")
         present += not deleted
         versions += version

@@ -16,7 +16,7 @@ from typing import Final, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from appliance.adapters.sqlite import BulkInsert, Reader, Writer, beside, file_bytes, sync_directory, sync_file
+from appliance.adapters.sqlite import BulkInsert, Reader, Value, Writer, beside, file_bytes, sync_directory, sync_file
 from appliance.adapters.wal_scan import check_wal
 from appliance.node.ports import DamagedEntry, DamagedFile, DiskFull, EntriesUnavailable, StoredLog
 from appliance.raft.messages import (
@@ -152,7 +152,10 @@ class SqliteLogStore:
             if entries:
                 if first <= self._last_index:
                     db.execute("DELETE FROM entries WHERE idx >= ?", (first,))
-                self._insert(db, [(e.index, e.term, int(e.kind), e.checksum, e.data) for e in entries])
+                values: list[Value] = []
+                for entry in entries:
+                    values += (entry.index, entry.term, int(entry.kind), entry.checksum, entry.data)
+                self._insert(db, values)
             if hard_state is not None:
                 self._put("hard_state", msgspec.msgpack.encode(hard_state))
             oldest_row = self._delete_leftovers(max(LEFTOVERS_PER_APPEND_MIN, 2 * len(entries)))

@@ -235,15 +235,15 @@ class BulkInsert:
         self._statements: list[tuple[int, str]] = []
         count = ROWS_PER_STATEMENT_MAX
         while count:
-            self._statements.append((count, f"{head} VALUES {','.join([row] * count)}"))
+            self._statements.append((count * columns, f"{head} VALUES {','.join([row] * count)}"))
             count //= 2
 
-    def __call__(self, db: apsw.Connection, rows: Sequence[Row]) -> None:
-        """Insert the rows in their order."""
-        at, left = 0, len(rows)
+    def __call__(self, db: apsw.Connection, values: Sequence[Value]) -> None:
+        """Insert rows in their order; their values stand one behind the other."""
+        at, left = 0, len(values)
         for count, statement in self._statements:
             while left >= count:
-                db.execute(statement, [value for row in rows[at : at + count] for value in row])
+                db.execute(statement, values[at : at + count])
                 at, left = at + count, left - count
 
 

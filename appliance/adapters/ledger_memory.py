@@ -1,0 +1,181 @@
+"""The memory in front of `ledger.db`: changes that are not yet in the file, and a bounded cache of what is.
+
+Everything here belongs to the event loop's thread alone; nothing is locked. A batch is gathered here, sealed, and from
+then on immutable: the worker only reads it.
+
+Heads lag. In a large ledger neighbouring writes are far apart in the order of keys, so that each head would cost a
+page of its own. Changed heads therefore wait here, and are written in passes over all of them in the order of their
+keys, a slice with each batch, so that heads on one page are written together. A pass that is over has written the head
+of every leaf before the size that the tree had when it began: that size is stored as `heads_leaf_next`. Whoever needs
+what the file lacks finds it in the leaves behind that mark: `restore` at start, the view `heads` for everybody else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from sys import getsizeof
+from typing import Final
+
+from appliance.adapters.ledger_cache import HEAD_BYTES, HeadCache, LeafCache
+from appliance.adapters.ledger_order import SortedKeys
+from appliance.adapters.ledger_rows import Batch
+from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
+
+HEADS_LAG_LEAVES_MAX: Final = 131_072  # from the beginning of a pass to that of the next
+HEADS_LAG_LEAVES_MIN: Final = 16
+CACHE_BYTES_PER_LAG_LEAF: Final = 2_048  # a small cache means a short lag
+SLICE_HEADS_MIN: Final = 32
+SLICE_HEADS_PER_LEAF: Final = 1.5  # so that a pass is over well before the next is due
+RETIRED_ROWS_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
+_CHANGES_BYTES: Final = 100
+
+
+class LedgerMemory:
+    """What is known of the ledger without asking the file.
+
+    Args:
+        bytes_max: bound on the estimated memory of what is in the file, too.
+        tree_size: leaves in the file.
+        heads_leaf_next: the file's mark; see above.
+
+    Attributes:
+        changed: heads that no batch has taken along yet; what a key's head is, is looked up here first,
+        heads: then here, among those that stand so in the file,
+        writing: then here, among those in batches that are not known to be in the file.
+        answers: stored answers that are not known to be in the file.
+        leaves: leaves.
+    """
+
+    def __init__(self, bytes_max: int, tree_size: int = 0, heads_leaf_next: int = 0) -> None:
+        self._bytes_max = bytes_max
+        self._lag_leaves = max(HEADS_LAG_LEAVES_MIN, min(HEADS_LAG_LEAVES_MAX, bytes_max // CACHE_BYTES_PER_LAG_LEAF))
+        self.changed: dict[str, Head] = {}
+        self.writing: dict[str, Head] = {}
+        self.answers: dict[tuple[str, str], StoredAnswer] = {}
+        self.heads = HeadCache()
+        self.leaves = LeafCache()
+        self.leaves.file_size = tree_size
+        self._order = SortedKeys()  # of `changed`
+        self._changed_bytes = 0  # of `changed` and `writing`
+        self._pass_begin = heads_leaf_next  # tree size at the beginning of the last pass
+        self._pass_behind: str | None = None  # last key that the pass has taken along; None when there is none
+        self._batch = Batch()
+        self._batches: deque[Batch] = deque()
+
+    def size_bytes(self) -> int:
+        """About the memory of all heads and leaves in here."""
+        return self._changed_bytes + self.heads.size_bytes + self.leaves.size_bytes
+
+    def restore(self, key: str, head: Head) -> None:
+        """Take the head of a leaf behind the file's mark; to be called for all of them, in their order."""
+        if key not in self.changed:
+            self._order.add(key)
+            self._changed_bytes += HEAD_BYTES + getsizeof(key)
+        self.changed[key] = head
+
+    def take(self, changes: Changes) -> None:
+        """Lay an entry's changes over everything before them."""
+        batch, changed, leaves = self._batch, self.changed, self.leaves
+        size_bytes = 0
+        for leaf in changes.leaves:
+            size_bytes += leaves.put(leaf)
+            batch.leaf_values += (leaf.leaf_index, leaf.raft_index, leaf.leaf, leaf.salt, leaf.value)
+        for key, head in changes.heads:
+            old = changed.get(key)
+            if old is None:
+                old = self.heads.pop(key)
+                self._order.add(key)
+                self._changed_bytes += HEAD_BYTES + getsizeof(key)
+            changed[key] = head
+            if old is not None:
+                leaves.supersede(old.leaf_index)
+        if changes.refusals or changes.answer is not None or changes.forget_answers_before_us:
+            self._take_rest(changes)
+        batch.size_bytes += size_bytes + _CHANGES_BYTES
+
+    def _take_rest(self, changes: Changes) -> None:
+        batch, answer = self._batch, changes.answer
+        batch.refusals += changes.refusals
+        if answer is not None:
+            batch.answers.append(answer)
+            self.answers[answer.actor, answer.idempotency_key] = answer
+        batch.forget_before_us = max(batch.forget_before_us, changes.forget_answers_before_us)
+
+    def seal(self, summary: Summary, meta: bytes) -> Batch:
+        """End the batch of everything taken since the last call; heads that are due go along."""
+        batch, self._batch = self._batch, Batch()
+        batch.summary, batch.meta = summary, meta
+        if self._pass_behind is None and summary.tree_size - self._pass_begin >= self._lag_leaves:
+            self._pass_begin, self._pass_behind = summary.tree_size, ""
+        if self._pass_behind is not None:
+            self._take_along(batch)
+        self._batches.append(batch)
+        return batch
+
+    def _take_along(self, batch: Batch) -> None:
+        left = max(SLICE_HEADS_MIN, int(batch.leaf_count() * SLICE_HEADS_PER_LEAF))
+        while left > 0 and self._pass_behind is not None:
+            keys = self._order.take(self._pass_behind, left)
+            if not keys:
+                batch.heads_leaf_next = self._pass_begin
+                self._pass_behind = None
+                return
+            for key in keys:
+                batch.heads[key] = self.writing[key] = self.changed.pop(key)
+            self._pass_behind = keys[-1]
+            left -= len(keys)
+
+    def retire(self, file_index: int) -> None:
+        """The file holds all batches up to this applied index: let go of some, and of what there is no room for."""
+        batches, rows_left = self._batches, RETIRED_ROWS_PER_CALL_MAX
+        while batches and rows_left > 0 and batches[0].summary.applied_index <= file_index:
+            batch = batches.popleft()
+            self.leaves.file_size = batch.summary.tree_size
+            rows_left -= 1 + len(batch.heads) + len(batch.answers)
+            for key, head in batch.heads.items():
+                self._changed_bytes -= HEAD_BYTES + getsizeof(key)
+                if self.writing[key] is head:
+                    del self.writing[key]
+                    if key not in self.changed:
+                        self.heads.put(key, head)
+            for answer in batch.answers:
+                if self.answers.get((answer.actor, answer.idempotency_key)) is answer:
+                    del self.answers[answer.actor, answer.idempotency_key]
+        self.shrink()
+
+    def shrink(self) -> None:
+        """Keep to the bound."""
+        self.heads.shrink(max(0, self._bytes_max // 2 - self._changed_bytes))
+        self.leaves.shrink(max(0, self._bytes_max - self._changed_bytes - self.heads.size_bytes))
+
+    def keep_leaf(self, leaf: NewLeaf) -> None:
+        """Cache a leaf that was read from the file."""
+        self.leaves.put(leaf)
+        self.shrink()
+
+    def keep_head(self, key: str, head: Head) -> None:
+        """Cache a head that was read from the file."""
+        self.heads.put(key, head)
+        self.shrink()
+
+    def is_newer(self, key: str) -> bool:
+        """Whether the file may hold an older head of this key than is known here."""
+        return key in self.changed or key in self.writing
+
+    def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:
+        """Of the keys that `is_newer` names, the present ones with this prefix behind `after`, in any order: at least
+        the first `limit` of them.
+        """
+        found: list[tuple[str, Head]] = []
+        for key in self._order.walk(max(prefix, after)):
+            if not key.startswith(prefix) or len(found) == limit:
+                break
+            head = self.changed[key]
+            if key != after and not head.deleted:
+                found.append((key, head))
+        found += (
+            (key, head)
+            for key, head in self.writing.items()
+            if key > after and key.startswith(prefix) and not head.deleted and key not in self.changed
+        )
+        return found
