@@ -39,6 +39,10 @@ class Options:
         """A count under the scale, at least 1,000 or the count itself."""
         return max(min(count, 1000), round(count * self.scale))
 
+    def levels(self, counts: Sequence[int]) -> list[int]:
+        """Counts under the scale, each once."""
+        return list(dict.fromkeys(map(self.scaled, counts)))
+
     @property
     def sides(self) -> int:
         """Sides of a row that compares with etcd."""

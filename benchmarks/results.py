@@ -65,19 +65,21 @@ def write_all(found: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def last_committed() -> dict[str, Any] | None:
-    """The results that were committed last; None when there are none."""
-    newest = ""
-    for line in _git("log", "--name-only", "--diff-filter=AM", "--format=", "--", str(DIRECTORY)).splitlines():
-        if line.endswith(".json") and (ROOT / line).exists():
-            newest = line
-            break
-    text = _git("show", f"HEAD:{newest}") if newest else ""
-    return json.loads(text) if text else None
+def last_committed(root: Path = ROOT) -> dict[str, Any] | None:
+    """The results that were committed last in a clone; None when there are none.
+
+    Args:
+        root: the clone.
+    """
+    held = DIRECTORY.relative_to(ROOT).as_posix()
+    present = set(_git("ls-tree", "-r", "--name-only", "HEAD", held, root=root).splitlines())
+    changed = _git("log", "--name-only", "--diff-filter=AM", "--format=", "--", held, root=root).splitlines()
+    newest = next((line for line in changed if line.endswith(".json") and line in present), None)
+    return json.loads(_git("show", f"HEAD:{newest}", root=root)) if newest else None
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+def _git(*arguments: str, root: Path = ROOT) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -55,6 +55,11 @@ _LOOP_FILES: Final = re.compile(r"(^|/)(uvloop|asyncio)/")
 _COMPILED: Final = [(re.compile(rf"(^|/){file}$"), re.compile(name or ".*"), stage) for file, name, stage in _TABLE]
 
 
+def patterns(start: str) -> list[re.Pattern[str]]:
+    """The table's patterns of files that begin so."""
+    return [compiled[0] for compiled, (file, _, _) in zip(_COMPILED, _TABLE, strict=True) if file.startswith(start)]
+
+
 @dataclass(frozen=True)
 class Frame:
     """One function on a stack."""

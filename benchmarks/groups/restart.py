@@ -34,14 +34,12 @@ class Restart(Group):
 
     def rows(self, options: Options) -> list[str]:
         """Each case at each level."""
-        return [self._name(case, options.scaled(level)) for level in LEVELS for case in CASES]
+        return [self._name(case, level) for level in options.levels(LEVELS) for case in CASES]
 
     def seconds(self, options: Options) -> float:
         """The writes up to the highest level, and the restarts."""
         wanted = self.chosen(options)
-        highest = max(
-            level for level in map(options.scaled, LEVELS) if any(self._name(c, level) in wanted for c in CASES)
-        )
+        highest = max(level for level in options.levels(LEVELS) if any(self._name(c, level) in wanted for c in CASES))
         each_s = CLUSTERS_S + highest / PUTS_PER_S + len(wanted) * options.rounds * ESTIMATE_S
         return options.sides * each_s
 
@@ -61,7 +59,7 @@ class Restart(Group):
             yield outcome
 
     def _measure(self, cluster: Cluster, options: Options, found: dict[str, Outcome]) -> None:
-        for level in map(options.scaled, LEVELS):
+        for level in options.levels(LEVELS):
             cases = {self._name(case, level): count for case, count in CASES.items()}
             if not any(name in found for name in cases):
                 continue

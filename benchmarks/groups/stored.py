@@ -24,9 +24,9 @@ class Stored(Group):
     name = "stored"
 
     def _table(self, options: Options) -> dict[str, tuple[int, Row]]:
-        """Level and load of each row; no level lies below the smallest scaled one."""
+        """Level and load of each row."""
         table = {}
-        for level in dict.fromkeys(options.scaled(count) for count in LEVELS):
+        for level in options.levels(LEVELS):
             keys = min(level, KEYS)
             name = f"PUT c=64 at {level:,} stored"
             table[name] = (level, Row(name, "put", 64, keys=keys, stride=level // keys))
