@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def short(count: int) -> str:
+    """A count as rows are named by it: 5M, 100k, 1234."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count % size == 0 and count >= size:
+            return f"{count // size}{letter}"
+    return str(count)
+
+
 @dataclass(frozen=True)
 class Options:
     """How a run measures.

@@ -41,7 +41,7 @@ def memory_svg(found: dict[str, Any]) -> str:
         for name, side in row["sides"].items():
             if "samples" in side and not row["failures"]:
                 points = [(sample["writes"], max(sample["resident_mib"])) for sample in side["samples"]]
-                chart.add(f"{name}, {row['row'].removeprefix('resident')}".replace(", ,", ","), points)
+                chart.add(f"{name}, {row['row']}", points)
     return _text(chart)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks.clusters import Cluster, Etcd, Ours
 from benchmarks.groups.base import CLUSTERS_S, PUTS_PER_S, Group
 from benchmarks.load import measure
-from benchmarks.options import Options
+from benchmarks.options import Options, short
 from benchmarks.outcome import Outcome, failures_of, ratio
 from benchmarks.rows import Row
 
@@ -26,7 +26,7 @@ class Disk(Group):
 
     def rows(self, options: Options) -> list[str]:
         """One row."""
-        return [f"disk after {options.scaled(WRITES):,} PUTs"]
+        return [f"disk after {short(options.scaled(WRITES))} PUTs"]
 
     def seconds(self, options: Options) -> float:
         """The writes, and the wait."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from benchmarks.clusters import Cluster, Etcd, Ours
 from benchmarks.groups.base import CLUSTERS_S, PUTS_PER_S, Group, tell
 from benchmarks.load import Wrk, measure
-from benchmarks.options import Options
+from benchmarks.options import Options, short
 from benchmarks.outcome import Outcome, failures_of, ratio
 from benchmarks.rows import Row
 from benchmarks.sampling import MIB, usages
@@ -25,10 +25,10 @@ class Memory(Group):
     name = "memory"
 
     def _compared(self, options: Options) -> str:
-        return f"resident after {options.scaled(WRITES):,} PUTs"
+        return f"resident after {short(options.scaled(WRITES))} PUTs"
 
     def _bounded(self, cache_mib: int) -> str:
-        return f"resident, cache of {cache_mib} MiB"
+        return f"resident with a cache of {cache_mib} MiB"
 
     def rows(self, options: Options) -> list[str]:
         """Ours beside etcd's, and one for each bound of the cache."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks.clusters import NODES, Cluster, Etcd, Ours, await_value
 from benchmarks.groups.base import CLUSTERS_S, PUTS_PER_S, Group, tell
 from benchmarks.load import measure
-from benchmarks.options import Options
+from benchmarks.options import Options, short
 from benchmarks.outcome import Outcome, failures_of
 from benchmarks.rows import Row
 
@@ -30,7 +30,7 @@ class Restart(Group):
     name = "restart"
 
     def _name(self, case: str, level: int) -> str:
-        return f"restart of {case}, {level:,} entries"
+        return f"restart of {case} with {short(level)} entries"
 
     def rows(self, options: Options) -> list[str]:
         """Each case at each level."""

@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.clusters import Ours
 from benchmarks.fill import fill
 from benchmarks.groups.base import CLUSTERS_S, FILL_PER_S, Group, alternate, alternation_s
-from benchmarks.options import Options
+from benchmarks.options import Options, short
 from benchmarks.outcome import Outcome
 from benchmarks.rows import KEYS, Row
 
@@ -28,10 +28,10 @@ class Stored(Group):
         table = {}
         for level in options.levels(LEVELS):
             keys = min(level, KEYS)
-            name = f"PUT c=64 at {level:,} stored"
+            name = f"PUT c=64 at {short(level)} stored"
             table[name] = (level, Row(name, "put", 64, keys=keys, stride=level // keys))
             if level > KEYS:
-                name += ", all of them"
+                name += " all over"
                 table[name] = (level, Row(name, "put", 64, keys=level))
         return table
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import plot, stages
 from benchmarks.__main__ import GROUPS
 from benchmarks.clusters import metric
-from benchmarks.options import Options
+from benchmarks.options import Options, short
 from benchmarks.stages import Frame, Stack, by_stage, hottest, parse, stage_of
 from benchmarks.targets import TARGETS
 
@@ -19,6 +19,7 @@ NAMES = [name for group in GROUPS.values() for name in group.rows(OPTIONS)]
 
 def test_every_row_has_a_name_of_its_own_and_a_length() -> None:
     assert len(set(NAMES)) == len(NAMES)
+    assert not any("," in name for name in NAMES)  # --rows parts them by commas
     for group in GROUPS.values():
         assert group.seconds(OPTIONS) > 0
         assert group.chosen(OPTIONS) == group.rows(OPTIONS)
@@ -49,6 +50,13 @@ def test_rows_are_chosen_by_parts_and_a_whole_name_is_that_row_alone(
     wanted: tuple[str, ...], chosen: list[str]
 ) -> None:
     assert Options(Path("unused"), rows=wanted).chosen(["PUT c=1", "PUT c=16", "GET c=16"]) == chosen
+
+
+@pytest.mark.parametrize(
+    ("count", "name"), [(5_000_000, "5M"), (100_000, "100k"), (1_500_000, "1500k"), (1234, "1234"), (0, "0")]
+)
+def test_a_count_is_named_in_short(count: int, name: str) -> None:
+    assert short(count) == name
 
 
 def test_a_scale_leaves_small_counts_alone() -> None:
@@ -150,7 +158,7 @@ FOUND = {
         {"row": "PUT <c=1>", "ratios": {"rate": 1.5}, "failures": [], "sides": {"ours": {}}},
         {"row": "failed", "ratios": {"rate": 9.75}, "failures": ["no 200"], "sides": {}},
         {
-            "row": "resident, cache of 32 MiB",
+            "row": "resident with a cache of 32 MiB",
             "ratios": {},
             "failures": [],
             "sides": {"ours": {"samples": [{"writes": w, "resident_mib": [w / 10, 2.0]} for w in (0, 500, 1000)]}},
