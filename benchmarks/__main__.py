@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ GROUPS: dict[str, Group] = {group.name: group for group in (speed, size, stored,
 def main() -> int:
     """Run the groups that are asked for, print the report, write the results."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that the nodes end too
     if shutil.which("wrk") is None:
         tell("wrk is missing: `apt-get install wrk etcd-server` (Debian) brings it and the other side")
         return 2

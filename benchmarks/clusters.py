@@ -25,6 +25,7 @@ from appliance.cli.init import initialise_local
 NODES: Final = 3
 START_S: Final = 60.0
 STOP_S: Final = 20.0
+SETTLE_S: Final = 300.0
 STEP_S: Final = 0.05
 ETCD_QUOTA_BYTES: Final = 8 * 2**30  # its default of 2 GiB would end the long rows with an alarm
 T = TypeVar("T")
@@ -128,6 +129,14 @@ class Cluster(ABC):
         """Whether a node says that it leads and can serve."""
 
     @abstractmethod
+    def rested(self) -> bool:
+        """Whether no node has work left over from what it was sent."""
+
+    def rest(self) -> None:
+        """Wait for that, so that it does not go on while another cluster is measured."""
+        await_value(self.rested, f"{self.name} to rest", timeout_s=START_S)
+
+    @abstractmethod
     def writes_done(self) -> int:
         """Writes that the leader has applied so far (requests of etcd's, operations of ours)."""
 
@@ -226,6 +235,15 @@ class Ours(Cluster):
         operations = [{"op": "put", "key": key, "value": value} for key, value in pairs]
         return "/batch", json.dumps({"operations": operations}).encode()
 
+    def rested(self) -> bool:
+        """By what is applied and what waits for the ledger file."""
+        figures = [self.figures(position) for position in self.processes]
+        last = max(int(seen["raft"]["last_index"]) for seen in figures)
+        return all(
+            int(seen["raft"]["applied_index"]) == last and int(seen["storage"]["pending_bytes"]) == 0
+            for seen in figures
+        )
+
     def settled(self) -> bool:
         """Whether every node has everything applied, in the ledger file, and durable there."""
         commit = max(int(self.figures(p)["raft"]["last_index"]) for p in self.processes)
@@ -233,7 +251,7 @@ class Ours(Cluster):
 
     def settle(self) -> None:
         """Wait for that."""
-        await_value(self.settled, f"{self.name} to settle", timeout_s=120, step_s=0.5)
+        await_value(self.settled, f"{self.name} to settle", timeout_s=SETTLE_S, step_s=0.5)
 
 
 class Etcd(Cluster):
@@ -269,6 +287,11 @@ class Etcd(Cluster):
         """By its status."""
         status = self.ask(position, "/v3/maintenance/status", b"{}")
         return bool(status["leader"] == status["header"]["member_id"])
+
+    def rested(self) -> bool:
+        """By what is applied."""
+        seen = [self.ask(position, "/v3/maintenance/status", b"{}") for position in self.processes]
+        return all(int(s["raftAppliedIndex"]) == max(int(s["raftIndex"]) for s in seen) for s in seen)
 
     def writes_done(self) -> int:
         """Its revision, less the one that an empty store has."""

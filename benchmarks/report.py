@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +11,8 @@ from rich.table import Table
 from benchmarks import results
 from benchmarks.outcome import Outcome
 
-WIDTH = 170
+WIDTH: Final = 170
+LOADER_FULL: Final = 0.8  # of the one core that wrk's thread can use
 
 
 def line(outcome: Outcome) -> str:
@@ -26,16 +27,24 @@ def show(found: dict[str, Any], outcomes: Sequence[Outcome], last: dict[str, Any
     """Print machine, rows, targets, and what changed since the last committed results."""
     console = Console(width=WIDTH)
     console.print(", ".join(f"{name} {value}" for name, value in found["machine"].items() if value != ""))
+    console.print(f"commit {found['commit']}{', with changes that are not committed' if found['changed'] else ''}")
     loads = [outcome for outcome in outcomes if any("rate" in side for side in outcome.sides.values())]
     if loads:
         console.print(_loads(loads))
-        console.print(_nodes(loads))
+    if any("nodes" in side for outcome in outcomes for side in outcome.sides.values()):
+        console.print(_nodes(outcomes))
     others = [outcome for outcome in outcomes if outcome.figures or (outcome.ratios and outcome not in loads)]
     if others:
         console.print(_figures(others))
     console.print(_targets(found))
     if last is not None:
         console.print(_changes(last, found))
+    for outcome in loads:
+        for name, side in outcome.sides.items():
+            if side["loader_share"] >= LOADER_FULL:
+                console.print(
+                    f"{outcome.row}, {name}: wrk used {side['loader_share']:.0%} of its core; it is the bound"
+                )
     for outcome in outcomes:
         for failure in outcome.failures:
             console.print(f"FAILED {outcome.row}: {failure}", style="bold red")
@@ -73,7 +82,9 @@ def _nodes(outcomes: Sequence[Outcome]) -> Table:
     table = Table("row", "side", "CPU s per 100,000 entries", "resident MiB", "worst loop lag ms", title="leader first")
     for outcome in outcomes:
         for name, side in outcome.sides.items():
-            nodes = side.get("nodes", [])
+            nodes = side.get("nodes")
+            if not nodes:
+                continue
             table.add_row(
                 outcome.row,
                 name,

@@ -59,13 +59,17 @@ def both(options: Options, group: str, stack: ExitStack) -> list[Cluster]:
 
 
 def alternate(group: str, name: str, sides: Sequence[tuple[Cluster, Row]], options: Options) -> Outcome:
-    """Warm each side up, then measure them in turns; every second round goes the other way."""
+    """Warm each side up, then measure them in turns; every second round goes the other way. A side finishes what it was
+    sent before the other one begins.
+    """
     rounds: dict[str, list[Reading]] = {cluster.name: [] for cluster, _ in sides}
     for cluster, row in sides:
         measure(cluster, row, min(WARM_UP_S, options.seconds))
+        cluster.rest()
     for number in range(options.rounds):
         for cluster, row in sides if number % 2 == 0 else reversed(sides):
             rounds[cluster.name].append(measure(cluster, row, options.seconds))
+            cluster.rest()
     return outcome_of(group, name, rounds)
 
 

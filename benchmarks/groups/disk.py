@@ -47,7 +47,7 @@ class Disk(Group):
                 time.sleep(SETTLE_S)
                 entries = cluster.writes_done()
                 side = _ours(cluster, entries) if isinstance(cluster, Ours) else _etcd(cluster, entries)
-            found.sides[cluster.name] = {"entries": entries, **side}
+            found.sides[cluster.name] = {"entries": entries, "nodes": reading["nodes"], **side}
             found.figures |= {f"{cluster.name} {name}": value for name, value in side.items()}
         if "etcd" in found.sides:
             found.ratios["store"] = ratio(

@@ -103,7 +103,7 @@ def _observe(cluster: Cluster, options: Options) -> tuple[dict[str, Any], list[s
         last = usages(cluster)
     side = {
         "writes": reading["requests"],
-        "cpu_s_per_100k": [node["cpu_s_per_100k"] for node in reading["nodes"]],
+        "nodes": reading["nodes"],
         "memory": [{"role": cluster.role(position, leader), **asdict(usage)} for position, usage in last.items()],
         "worst_mib": max(usage.resident_mib for usage in last.values()),
         "worst_anonymous_mib": max(usage.anonymous_mib for usage in last.values()),

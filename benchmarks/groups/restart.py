@@ -12,8 +12,9 @@ from benchmarks.clusters import NODES, Cluster, Etcd, Ours, await_value
 from benchmarks.groups.base import CLUSTERS_S, PUTS_PER_S, Group, tell
 from benchmarks.load import measure
 from benchmarks.options import Options, short
-from benchmarks.outcome import Outcome, failures_of
+from benchmarks.outcome import Outcome, Reading, failures_of
 from benchmarks.rows import Row
+from benchmarks.sampling import Lags
 
 LEVELS: Final = (100_000, 1_000_000)
 WAIT_S: Final = 300.0
@@ -71,17 +72,19 @@ class Restart(Group):
                 if name not in found:
                     continue
                 rounds = [restart(cluster, count) for _ in range(options.rounds)]
-                found[name].sides[cluster.name] = _side(cluster.writes_done(), rounds)
+                found[name].sides[cluster.name] = _side(cluster.writes_done(), reading, rounds)
                 found[name].failures += failures
                 tell(f"  {cluster.name}, {name}: {[r['seconds'] for r in rounds]} s")
 
 
-def _side(entries: int, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _side(entries: int, reading: Reading, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "entries": entries,
         "seconds": statistics.median(r["seconds"] for r in rounds),
         "rounds_s": [r["seconds"] for r in rounds],
         "kept_s": [r["kept_s"] for r in rounds if "kept_s" in r],
+        "lag_ms": max((r["lag_ms"] for r in rounds if "lag_ms" in r), default=None),
+        "nodes": reading["nodes"],
     }
 
 
@@ -89,20 +92,27 @@ def restart(cluster: Cluster, count: int) -> dict[str, Any]:
     """Kill `count` nodes (a follower, or all), start them, and wait until all is applied and all are healthy.
 
     Returns:
-        `seconds`; of ours `kept_s` too, the same with `ledger.db` as the kill left it.
+        `seconds`; of ours `kept_s` too, the same with a `ledger.db` that lacked nothing, and the worst lag of a loop
+        (`lag_ms`) that the nodes have seen when they are back.
 
     Raises:
         RuntimeError: one of our nodes came back with another tree.
     """
     if isinstance(cluster, Ours):
         kept_s = _restarted_s(cluster, count, lose_ledger=False)
-        return {"kept_s": kept_s, "seconds": _restarted_s(cluster, count, lose_ledger=True)}
+        seconds = _restarted_s(cluster, count, lose_ledger=True)
+        lags = Lags()
+        lags.look(cluster)
+        return {"kept_s": kept_s, "seconds": seconds, "lag_ms": max(lags.worst_ms.values())}
     return {"seconds": _restarted_s(cluster, count, lose_ledger=False)}
 
 
 def _restarted_s(cluster: Cluster, count: int, *, lose_ledger: bool) -> float:
     leader = cluster.leader()
-    await_value(lambda: len({_applied(cluster, p) for p in cluster.processes}) == 1, "followers to catch up", WAIT_S)
+    if isinstance(cluster, Ours):
+        cluster.settle()
+    else:
+        cluster.rest()
     applied, tree = _applied(cluster, leader), _tree(cluster, leader)
     positions = list(cluster.processes) if count == NODES else [cluster.position("follower")]
     cluster.stop(*positions, number=signal.SIGKILL)
