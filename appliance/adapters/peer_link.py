@@ -46,7 +46,9 @@ class LinkHandler(Protocol):
 class Link(asyncio.Protocol):
     """A connection. Frames wait in `receive` until `attach` hands them to a handler as they come.
 
-    Frames that are sent within one turn of the event loop leave in one write.
+    A frame that is sent `at_once` goes to the kernel in this turn, with all that waits: a Raft message is worth a
+    system call of its own, since a later turn may come milliseconds later. Others, such as forwarded writes and their
+    answers, leave together at the end of the turn.
 
     Args:
         output_bytes_max: what may wait here and in the transport before `send` refuses.
@@ -127,23 +129,26 @@ class Link(asyncio.Protocol):
             await self._waiting
         return self._early.popleft()
 
-    def send(self, frame: bytes | bytearray, *, always: bool = False) -> bool:
+    def send(self, frame: bytes | bytearray, *, always: bool = False, at_once: bool = False) -> bool:
         """Queue a frame; False when it was dropped because the link is gone or too much waits on it.
 
         Args:
             frame: what `encode_frame` made.
             always: for answers whose number is bounded elsewhere: only a lost link drops them.
+            at_once: do not wait for what else is sent in this turn.
         """
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
         if not always and transport.get_write_buffer_size() + self._pending_bytes > self._output_bytes_max:
             return False
-        if not self._pending:
+        if not self._pending and not at_once:
             self._loop.call_soon(self._flush)
         self._pending.append(frame)
         self._pending_bytes += len(frame)
         self.queued += 1
+        if at_once:
+            self._flush()
         return True
 
     def queued_unwritten(self, place: int) -> bool:
@@ -202,6 +207,7 @@ class Link(asyncio.Protocol):
         """Take the transport (asyncio's callback)."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._registry.add(self)
+        self._transport.set_write_buffer_limits(high=0)  # uvloop writes later what is below the mark
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # frames are coalesced here already

@@ -160,7 +160,7 @@ class TcpPeerNetwork:
                 self._log.error(
                     "peer.message_too_large", peer=message.to, size_bytes=len(frame), kind=type(message).__name__
                 )
-            elif link.send(frame):
+            elif link.send(frame, at_once=True):
                 return
         self._dropped_counter(message.to).inc()
 

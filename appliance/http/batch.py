@@ -13,8 +13,8 @@ from appliance.http.exchange import Exchange, GatewayResponse
 from appliance.http.limits import BATCH_BYTES_MAX
 from appliance.http.query import parse_query
 from appliance.http.wire import VERSION_MAX, json_response, rfc3339, safe_integer
-from appliance.http.writes import carry_out, replayed, write_request
-from appliance.ledger.commands import MUST_BE_ABSENT, Op, Operation, WriteResult
+from appliance.http.writes import WriteRoute, write_request
+from appliance.ledger.commands import MUST_BE_ABSENT, Op, Operation, WriteRequest, WriteResult
 from appliance.ledger.keys import check_key_text
 from appliance.node.api import NodeService
 from appliance.tables.errors import ApplianceError
@@ -47,27 +47,37 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
 _decode = msgspec.json.Decoder(Batch).decode
 
 
-class BatchRoutes:
-    """What POST /batch does."""
+class BatchRoute(WriteRoute):
+    """POST /batch: all operations or none.
+
+    Args:
+        node: carries out.
+        value_bytes_max: bound of one value.
+        operations_max: bound of their number.
+    """
 
     def __init__(self, node: NodeService, *, value_bytes_max: int, operations_max: int) -> None:
-        self._node = node
+        super().__init__(node, BATCH_BYTES_MAX, "bytes of a batch")
         self._value_bytes_max = value_bytes_max
         self._operations_max = operations_max
 
-    async def write(self, exchange: Exchange) -> GatewayResponse:
-        """Carry out all operations or none."""
+    def condition(self, exchange: Exchange) -> int | None:
+        """None: the conditions of a batch stand in its operations."""
         parse_query(exchange.request.query, ())
         for name in (b"if-match", b"if-none-match"):
             if name in exchange.head:
                 raise ApplianceError(
                     "bad_request", f"A batch takes no {name.decode()}; put if_version into its operations."
                 )
-        body = await exchange.read_body(BATCH_BYTES_MAX, "bytes of a batch")
-        operations = self._operations(body)
-        request = write_request(exchange, b"/batch", operations, body, batch=True)
-        result = await carry_out(self._node, exchange, request)
-        return replayed(json_response(_written(operations, result)), result)
+        return None
+
+    def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
+        """Several operations."""
+        return write_request(exchange, b"/batch", self._operations(body), body, batch=True)
+
+    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+        """Where each operation went."""
+        return json_response(_written(request.operations, result))
 
     def _operations(self, body: bytes) -> tuple[Operation, ...]:
         try:

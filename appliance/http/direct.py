@@ -1,9 +1,10 @@
-"""The fast path: complete requests of the hot routes go from the parser to the gateway and back, without ASGI.
+"""The fast path: complete requests of the hot routes go from the parser to the node and back without ASGI, and where
+the node can begin at once (a write on the leader, a read) without a task.
 
-What makes a request hot is `Gateway.hot`; what it passes on its way (gate, limits, errors, metrics, traces) is
-`Gateway.conduct`, as for every other. Here is only what uvicorn would do around it, for the simple case: HTTP/1.1,
-nothing else under way on the connection, no Expect, no chunks, and a body that came together with its head. Anything
-else is handed to uvicorn as if this class were not there, also when it turns out late that a body is still to come.
+What makes a request hot is `Gateway.hot`; the steps on its way (gate, limits, errors, metrics, traces) are those of
+`Gateway.conduct`. Here is only what uvicorn would do around it, for the simple case: HTTP/1.1, nothing else under way
+on the connection, no Expect, no chunks, and a body that came together with its head. Anything else is handed to uvicorn
+as if this class were not there, also when it turns out late that a body is still to come.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import asyncio
 from asyncio.events import TimerHandle
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from appliance.http.exchange import GatewayRequest, GatewayResponse, Handler
+from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, HotRoute, Settled
 from appliance.http.gateway import CLIENT_GONE_STATUS
 from appliance.http.protocol import GatewayProtocol
 from appliance.http.routes import Route
@@ -24,29 +26,38 @@ _NOT_SIMPLE: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
 
 
 class DirectGateway(Protocol):
-    """What the fast path asks of the gateway."""
+    """What the fast path asks of the gateway; see `Gateway`."""
 
-    def hot(self, method: bytes, target: bytes) -> tuple[Route, Handler] | None:
+    def hot(self, method: bytes, target: bytes) -> HotRoute | None:
         """The hot route that a request line names, or None."""
         ...
 
-    def conduct(self, request: GatewayRequest, route: Route, handler: Handler) -> Coroutine[Any, Any, GatewayResponse]:
-        """Take a request through the gate to its handler, and whatever comes of it to an answer. Raises nothing."""
+    def begin(self, request: GatewayRequest, route: Route) -> Exchange:
+        """Take up a request."""
+        ...
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take it through the gate. Raises `ApplianceError`."""
+        ...
+
+    def end(self, exchange: Exchange, outcome: Settled) -> GatewayResponse:
+        """Make an answer of what came of it."""
         ...
 
 
 class DirectCycle:
     """One request on the fast path: to uvicorn a cycle that is under way, to the gateway the request's body."""
 
-    __slots__ = ("_body", "_gone", "disconnected", "keep_alive", "response_complete", "task")
+    __slots__ = ("_gone", "body", "disconnected", "exchange", "keep_alive", "response_complete", "task")
 
     def __init__(self, body: bytes, keep_alive: bool) -> None:
-        self._body = body
-        self._gone: asyncio.Event | None = None
+        self.body = body
         self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
+        self.exchange: Exchange | None = None
         self.task: asyncio.Task[None] | None = None
+        self._gone: asyncio.Event | None = None
 
     @property
     def message_event(self) -> DirectCycle:
@@ -60,7 +71,7 @@ class DirectCycle:
 
     async def read(self, bytes_max: int) -> bytes | None:
         """See `BodySource.read`."""
-        return self._body if len(self._body) <= bytes_max else None
+        return self.body if len(self.body) <= bytes_max else None
 
     async def closed(self) -> None:
         """See `BodySource.closed`."""
@@ -79,7 +90,7 @@ class DirectProtocol(GatewayProtocol):
     def __init__(self, *args: Any, gateway: DirectGateway, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._gateway = gateway
-        self._endpoint: tuple[Route, Handler] | None = None  # of the hot request whose body is coming in
+        self._hot: HotRoute | None = None  # of the hot request whose body is coming in
         self._body = b""
         self._address = ""
         self._idle_since_s = 0.0
@@ -95,8 +106,8 @@ class DirectProtocol(GatewayProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a hot request that is not complete with this data is no longer simple."""
         super().data_received(data)
-        if self._endpoint is not None and not self._refused:
-            self._endpoint = None
+        if self._hot is not None and not self._refused:
+            self._hot = None
             self._hand_over()
 
     def on_message_begin(self) -> None:
@@ -113,36 +124,33 @@ class DirectProtocol(GatewayProtocol):
         """The head is complete: decide which way the request goes."""
         self._note_head_complete()
         if (self.cycle is None or self.cycle.response_complete) and not self._refused:
-            endpoint = self._gateway.hot(self.parser.get_method(), self.url)
-            if endpoint is not None and self._is_simple():
-                self._endpoint = endpoint
+            hot = self._gateway.hot(self.parser.get_method(), self.url)
+            if hot is not None and self._is_simple():
+                self._hot = hot
                 self._body = b""
                 return
         self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        if self._endpoint is None:
+        if self._hot is None:
             super().on_body(body)
         else:
             self._body = self._body + body if self._body else body
 
     def on_message_complete(self) -> None:
         """The request is complete; if it is hot, it starts."""
-        endpoint = self._endpoint
-        if endpoint is None:
+        hot = self._hot
+        if hot is None:
             super().on_message_complete()
             return
-        self._endpoint = None
+        self._hot = None
         self._note_message_complete()
         path, _, query = self.url.partition(b"?")
         cycle = DirectCycle(self._body, self.parser.should_keep_alive())
-        request = GatewayRequest(
-            self.parser.get_method().decode("ascii"), path, query, self.headers, self._address, cycle
-        )
         self.cycle = cycle  # type: ignore[assignment]  # what uvicorn asks of a cycle is there
-        cycle.task = self.loop.create_task(self._serve(cycle, request, endpoint))
-        self.tasks.add(cycle.task)
+        request = GatewayRequest(hot.route.method, path, query, self.headers, self._address, cycle)
+        self._start(cycle, hot, self._gateway.begin(request, hot.route))
 
     def _is_simple(self) -> bool:
         for name, _ in self.headers:
@@ -165,19 +173,66 @@ class DirectProtocol(GatewayProtocol):
         self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
         self.start_cycle()
 
-    async def _serve(self, cycle: DirectCycle, request: GatewayRequest, endpoint: tuple[Route, Handler]) -> None:
+    def _start(self, cycle: DirectCycle, hot: HotRoute, exchange: Exchange) -> None:
+        cycle.exchange = exchange
         try:
-            response = await self._gateway.conduct(request, *endpoint)
+            self._gateway.admit(exchange)
+            rest = hot.start(exchange, cycle.body, partial(self._settle, cycle))
+        except Exception as error:
+            self._settle(cycle, error)
+            return
+        if rest is not None:
+            cycle.task = self.loop.create_task(self._serve(cycle, rest))
+            self.tasks.add(cycle.task)
+
+    async def _serve(self, cycle: DirectCycle, rest: Coroutine[Any, Any, GatewayResponse]) -> None:
+        outcome: Settled
+        try:
+            outcome = await rest
+        except (Exception, asyncio.CancelledError) as error:
+            outcome = error
+        assert cycle.task is not None
+        self.tasks.discard(cycle.task)
+        self._settle(cycle, outcome)
+
+    def cut_short(self) -> None:
+        """The server stops now: answer what is under way without a task, which nobody can cancel."""
+        cycle = self.cycle
+        if isinstance(cycle, DirectCycle):
+            self._settle(cycle, asyncio.CancelledError())
+
+    def _settle(self, cycle: DirectCycle, outcome: Settled) -> None:
+        """Answer, once. Raises nothing: who calls may be the node in the middle of its work."""
+        exchange = cycle.exchange
+        if exchange is None:
+            return
+        cycle.exchange = None
+        try:
+            response = self._gateway.end(exchange, outcome)
             if self.flow.write_paused:
-                await self.flow.drain()
-            if response.status != CLIENT_GONE_STATUS and not self.transport.is_closing():
-                self._write(response, cycle.keep_alive)
-                cycle.response_complete = True
-        finally:
-            assert cycle.task is not None
-            self.tasks.discard(cycle.task)
-            if not (cycle.response_complete and cycle.keep_alive):
-                self.transport.close()
+                cycle.task = self.loop.create_task(self._write_later(cycle, response))
+                self.tasks.add(cycle.task)
+            else:
+                self._answer(cycle, response)
+        except Exception as error:
+            self.loop.call_exception_handler({"message": "an answer could not be sent", "exception": error})
+            self.transport.abort()
+
+    async def _write_later(self, cycle: DirectCycle, response: GatewayResponse) -> None:
+        """The client does not read: wait until it does."""
+        await self.flow.drain()
+        assert cycle.task is not None
+        self.tasks.discard(cycle.task)
+        self._answer(cycle, response)
+
+    def _answer(self, cycle: DirectCycle, response: GatewayResponse) -> None:
+        cycle.response_complete = True
+        if self.transport.is_closing():
+            return
+        if response.status != CLIENT_GONE_STATUS:
+            self._write(response, cycle.keep_alive)
+        if not cycle.keep_alive or response.status == CLIENT_GONE_STATUS:
+            self.transport.close()
         self.on_response_complete()
 
     def _write(self, response: GatewayResponse, keep_alive: bool) -> None:

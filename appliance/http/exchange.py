@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
+from appliance.http.routes import Route
+from appliance.node.ports import Span
 from appliance.tables.errors import ApplianceError
 
 Headers = list[tuple[bytes, bytes]]
@@ -64,21 +66,27 @@ class Exchange:
 
     Attributes:
         request: the request.
+        route: the route that takes it.
         head: its headers by lower-case name; of a header that came twice, the last.
         request_id: the client's `X-Request-Id`, or ours.
+        begun_s: monotonic time of its begin.
         traceparent: W3C trace context when the request is sampled, else empty.
+        span: its span when it is sampled.
         actor: name of the API key, empty on an open route.
         key: the key that the path names, once it has been decoded.
         handed_over: whether a write was handed to the node, so that its outcome may be open.
     """
 
     request: GatewayRequest
+    route: Route
     head: dict[bytes, bytes]
     request_id: str
+    begun_s: float
     traceparent: str = ""
+    span: Span | None = None
     actor: str = ""
     key: str = ""
-    handed_over: bool = field(default=False)
+    handed_over: bool = False
 
     def once(self, name: bytes) -> str | None:
         """The value of a header that must not come twice, as ASCII; None when it is absent. Raises `bad_request`."""
@@ -103,8 +111,30 @@ class Exchange:
             except TimeoutError as error:
                 raise ApplianceError("bad_request", "The body did not come in time; nothing was done.") from error
         if body is None:
-            raise ApplianceError("too_large", f"The body is longer than {bytes_max} bytes ({limit_name}).")
+            raise _too_large(bytes_max, limit_name)
+        return body
+
+    def held_body(self, body: bytes, bytes_max: int, limit_name: str) -> bytes:
+        """A body that is here already, under the same bound."""
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max, limit_name)
         return body
 
 
+def _too_large(bytes_max: int, limit_name: str) -> ApplianceError:
+    return ApplianceError("too_large", f"The body is longer than {bytes_max} bytes ({limit_name}).")
+
+
 Handler = Callable[[Exchange], Awaitable[GatewayResponse]]
+Settled = GatewayResponse | BaseException
+Starter = Callable[[Exchange, bytes, Callable[[Settled], None]], Coroutine[Any, Any, GatewayResponse] | None]
+"""Begins to serve an exchange whose body is given. Either calls back with the outcome, now or later, and answers None;
+or answers a coroutine that has to be run as a task and gives the answer. Raises what is known at once."""
+
+
+class HotRoute(NamedTuple):
+    """A route with the two ways to serve it: as a task, and without one where that is possible."""
+
+    route: Route
+    handler: Handler
+    start: Starter

@@ -1,8 +1,9 @@
 """The core of the HTTP floor: every request passes here once, whichever shell it came through.
 
 `serve` takes the keyed routes by their raw path, because a key must not be normalised by a router; `conduct` is the
-one way from a request to its answer (gate, route, errors, metrics, trace), for these and for Litestar's handlers.
-Nothing here knows ASGI, so that a protocol class can call it directly.
+one way from a request to its answer (gate, route, errors, metrics, trace), for these and for Litestar's handlers. The
+fast path (`appliance.http.direct`) goes the same way by the same steps, `begin`, `admit` and `end`, without a task.
+Nothing here knows ASGI.
 """
 
 from __future__ import annotations
@@ -17,10 +18,19 @@ from typing import Final
 from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.audit import AuditRoutes
-from appliance.http.batch import BatchRoutes
-from appliance.http.exchange import ClientGoneError, Exchange, GatewayRequest, GatewayResponse, Handler
+from appliance.http.batch import BatchRoute
+from appliance.http.exchange import (
+    ClientGoneError,
+    Exchange,
+    GatewayRequest,
+    GatewayResponse,
+    Handler,
+    HotRoute,
+    Settled,
+    Starter,
+)
 from appliance.http.gate import Gate
-from appliance.http.kv import KeyRoutes, decode_key, key_of
+from appliance.http.kv import DeleteRoute, KeyRoutes, PutRoute, decode_key, key_of
 from appliance.http.meter import Meter
 from appliance.http.ports import AuditEngine, GatewayTracer, RenderMetrics
 from appliance.http.problems import method_not_allowed, problem
@@ -89,21 +99,22 @@ class Gateway:
         self._id_prefix = os.urandom(8).hex()  # a restart draws another, so ids do not come twice in a ledger
         self._id_numbers = count(1)
 
-        keys = KeyRoutes(deps.node, settings.storage.max_value_size)
+        keys = KeyRoutes(deps.node)
+        put, delete = PutRoute(deps.node, settings.storage.max_value_size), DeleteRoute(deps.node)
         status = StatusRoutes(deps.node, self._meter, deps.render_metrics)
-        batch = BatchRoutes(
+        batch = BatchRoute(
             deps.node,
             value_bytes_max=settings.storage.max_value_size,
             operations_max=settings.performance.max_batch_operations,
         )
         audit = AuditRoutes(deps.audit, settings.audit.max_rows)
-        by_method: dict[str, Handler] = {"PUT": keys.put, "GET": keys.get, "DELETE": keys.delete}
+        by_method: dict[str, Handler] = {"PUT": put.handle, "GET": keys.get, "DELETE": delete.handle}
         self._kv = _endpoints(KV_ROUTES, by_method)
         self._short = _endpoints(SHORT_ROUTES, by_method)
         self._history = _endpoints(HISTORY_ROUTES, {"GET": keys.history})
         self.handlers: dict[str, Handler] = {
             "list_keys": keys.list_keys,
-            "write_batch": batch.write,
+            "write_batch": batch.handle,
             "get_health": status.health,
             "get_live": status.live,
             "get_metrics": status.figures,
@@ -113,10 +124,12 @@ class Gateway:
             "get_leader": status.leader,
             "query_audit": audit.query,
         }
-        self._hot_kv = {method.encode(): endpoint for method, endpoint in self._kv.items()}
-        self._hot_batch = next((route, batch.write) for route in PLAIN_ROUTES if route.name == "write_batch")
+        starters: dict[str, Starter] = {"PUT": put.start, "GET": keys.start_get, "DELETE": delete.start}
+        self._hot_kv = {method.encode(): HotRoute(*self._kv[method], start) for method, start in starters.items()}
+        batch_route = next(route for route in PLAIN_ROUTES if route.name == "write_batch")
+        self._hot_batch = HotRoute(batch_route, batch.handle, batch.start)
 
-    def hot(self, method: bytes, target: bytes) -> tuple[Route, Handler] | None:
+    def hot(self, method: bytes, target: bytes) -> HotRoute | None:
         """The route of a request that takes the fast path (`appliance.http.direct`): single keys by their full form,
         and batches. A target with a fragment is none that a client should send, and goes the long way.
         """
@@ -151,26 +164,34 @@ class Gateway:
 
     async def conduct(self, request: GatewayRequest, route: Route, handler: Handler) -> GatewayResponse:
         """Take a request through the gate to its handler, and whatever comes of it to an answer."""
-        begun_s = self._clock.monotonic_s()
-        head = dict(request.headers)
-        exchange = Exchange(request, head, self._request_id(head))
-        span = None
+        exchange = self.begin(request, route)
+        outcome: Settled
         try:
-            span = self._trace(exchange, route)
-            self._gate.admit(exchange, route, begun_s)
-            if route.keyed:
-                exchange.key = key_of(route, request.raw_path)
-            response = await handler(exchange)
-        except ApplianceError as error:
-            response = problem(error, exchange.request_id)
-        except ClientGoneError:
-            response = GatewayResponse(CLIENT_GONE_STATUS, [])
-        except asyncio.CancelledError:
-            response = problem(_cut_short(exchange), exchange.request_id)
-        except Exception as error:
-            response = self._failed(exchange, route, error)
+            self.admit(exchange)
+            outcome = await handler(exchange)
+        except (Exception, asyncio.CancelledError) as error:
+            outcome = error
+        return self.end(exchange, outcome)
+
+    def begin(self, request: GatewayRequest, route: Route) -> Exchange:
+        """Take up a request. Each exchange that is begun has to be ended."""
+        head = dict(request.headers)
+        return Exchange(request, route, head, self._request_id(head), self._clock.monotonic_s())
+
+    def admit(self, exchange: Exchange) -> None:
+        """Trace it if it is sampled, take it through the gate, and find its key. Raises `ApplianceError`."""
+        route = exchange.route
+        exchange.span = self._trace(exchange)
+        self._gate.admit(exchange, route, exchange.begun_s)
+        if route.keyed:
+            exchange.key = key_of(route, exchange.request.raw_path)
+
+    def end(self, exchange: Exchange, outcome: Settled) -> GatewayResponse:
+        """Make an answer of what came of an exchange, count it, and end its span. Raises nothing."""
+        response = outcome if isinstance(outcome, GatewayResponse) else self._answer_to(exchange, outcome)
         response.headers.append((b"x-request-id", exchange.request_id.encode()))
-        seconds = self._clock.monotonic_s() - begun_s
+        route, span = exchange.route, exchange.span
+        seconds = self._clock.monotonic_s() - exchange.begun_s
         self._meter.answered(route.op, response.status, response.code, seconds, span.traceparent if span else "")
         if seconds > SLOW_S:
             self._log.warning(
@@ -186,17 +207,18 @@ class Gateway:
             span.end(response.code)
         return response
 
+    def _answer_to(self, exchange: Exchange, error: BaseException) -> GatewayResponse:
+        if isinstance(error, ApplianceError):
+            return problem(error, exchange.request_id)
+        if isinstance(error, ClientGoneError):
+            return GatewayResponse(CLIENT_GONE_STATUS, [])
+        if isinstance(error, asyncio.CancelledError):
+            return problem(_cut_short(exchange), exchange.request_id)
+        return self._failed(exchange, error)
+
     def stumbled(self, request: GatewayRequest, error: Exception) -> GatewayResponse:
         """Answer for an error outside `conduct`: the framework's own refusal, or a fault in it."""
-        head = dict(request.headers)
-        exchange = Exchange(request, head, self._request_id(head))
-        if isinstance(error, ApplianceError):
-            response = problem(error, exchange.request_id)
-        else:
-            response = self._failed(exchange, UNMATCHED, error)
-        response.headers.append((b"x-request-id", exchange.request_id.encode()))
-        self._meter.answered(UNMATCHED.op, response.status, response.code, 0.0, "")
-        return response
+        return self.end(self.begin(request, UNMATCHED), error)
 
     def _request_id(self, head: dict[bytes, bytes]) -> str:
         given = head.get(b"x-request-id")
@@ -204,27 +226,28 @@ class Gateway:
             return given.decode("ascii")
         return f"{self._id_prefix}-{next(self._id_numbers):x}"
 
-    def _trace(self, exchange: Exchange, route: Route) -> Span | None:
+    def _trace(self, exchange: Exchange) -> Span | None:
         """Start a span if the request is sampled, by its own trace context or by chance, and note its context."""
         given = exchange.head.get(b"traceparent")
+        name = exchange.route.span_name
         if given is None:
-            span = self._tracer.root(route.span_name, request_id=exchange.request_id)
+            span = self._tracer.root(name, request_id=exchange.request_id)
         elif _SAMPLED_PARENT.fullmatch(given):
             exchange.traceparent = given.decode("ascii")
-            span = self._tracer.start(route.span_name, exchange.traceparent, request_id=exchange.request_id)
+            span = self._tracer.start(name, exchange.traceparent, request_id=exchange.request_id)
         else:
             return None
         if span is not None:
             exchange.traceparent = span.traceparent
         return span
 
-    def _failed(self, exchange: Exchange, route: Route, error: Exception) -> GatewayResponse:
+    def _failed(self, exchange: Exchange, error: BaseException) -> GatewayResponse:
         """500 for an exception that nobody expected: all of it in the log, nothing of it in the answer."""
         fields = {"traceparent": exchange.traceparent} if exchange.traceparent else {}
         self._log.error(
             "http.error",
-            method=route.method or exchange.request.method,
-            route=route.path or "none",
+            method=exchange.route.method or exchange.request.method,
+            route=exchange.route.path or "none",
             status=500,
             code="internal",
             request_id=exchange.request_id,

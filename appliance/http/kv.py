@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from appliance.http.exchange import Exchange, GatewayResponse
+from msgspec import Struct
+
+from appliance.http.exchange import Exchange, GatewayResponse, Settled
 from appliance.http.query import integer, key_text, linearizable, page_size, parse_query
 from appliance.http.routes import HISTORY_ROUTES, KV_ROUTES, PLAIN_ROUTES, Route
 from appliance.http.wire import etag, json_response, rfc3339, safe_integer
-from appliance.http.writes import carry_out, delete_condition, put_condition, replayed, write_request
-from appliance.ledger.commands import Op, Operation, WriteResult
+from appliance.http.writes import WriteRoute, delete_condition, put_condition, write_request
+from appliance.ledger.commands import Op, Operation, WriteRequest, WriteResult
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.keys import check_key
 from appliance.ledger.state import NewLeaf
-from appliance.node.api import NodeService
+from appliance.node.api import NodeService, ReadAnswer
 from appliance.tables.errors import ApplianceError
 
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -38,30 +41,63 @@ def decode_key(raw: bytes) -> str:
     return check_key(raw)
 
 
-class KeyRoutes:
-    """What the routes of single keys do. An exchange's `key` is set before `put`, `get`, `delete`, `history`."""
+class Written(Struct, frozen=True, gc=False):
+    """The answer to a write of one key; `/openapi.json` has the words."""
+
+    status: str
+    key: str
+    version: int | str
+    index: int | str
+    term: int | str
+    leaf_index: int | str
+    timestamp: str
+
+
+class PutRoute(WriteRoute):
+    """PUT: the body becomes the key's value."""
 
     def __init__(self, node: NodeService, value_bytes_max: int) -> None:
+        super().__init__(node, value_bytes_max, "[storage] max_value_size")
+
+    def condition(self, exchange: Exchange) -> int | None:
+        """From If-Match or If-None-Match."""
+        parse_query(exchange.request.query, ())
+        return put_condition(exchange)
+
+    def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
+        """One put."""
+        return _single(exchange, Operation(Op.PUT, exchange.key, body, if_version))
+
+    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+        """Where the value went."""
+        return _written(result)
+
+
+class DeleteRoute(WriteRoute):
+    """DELETE: a tombstone."""
+
+    def __init__(self, node: NodeService) -> None:
+        super().__init__(node, 0, "")
+
+    def condition(self, exchange: Exchange) -> int | None:
+        """From If-Match."""
+        parse_query(exchange.request.query, ())
+        return delete_condition(exchange)
+
+    def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
+        """One delete."""
+        return _single(exchange, Operation(Op.DELETE, exchange.key, b"", if_version))
+
+    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+        """Where the tombstone went."""
+        return _written(result)
+
+
+class KeyRoutes:
+    """What the routes that read do. An exchange's `key` is set before `get` and `history`."""
+
+    def __init__(self, node: NodeService) -> None:
         self._node = node
-        self._value_bytes_max = value_bytes_max
-
-    async def put(self, exchange: Exchange) -> GatewayResponse:
-        """Write the body as the key's value."""
-        parse_query(exchange.request.query, ())
-        if_version = put_condition(exchange)
-        value = await exchange.read_body(self._value_bytes_max, "[storage] max_value_size")
-        return await self._write(exchange, Operation(Op.PUT, exchange.key, value, if_version))
-
-    async def delete(self, exchange: Exchange) -> GatewayResponse:
-        """Write a tombstone."""
-        parse_query(exchange.request.query, ())
-        return await self._write(exchange, Operation(Op.DELETE, exchange.key, b"", delete_condition(exchange)))
-
-    async def _write(self, exchange: Exchange, operation: Operation) -> GatewayResponse:
-        path = b"/kv/" + operation.key.encode()
-        request = write_request(exchange, path, (operation,), operation.value, batch=False)
-        result = await carry_out(self._node, exchange, request)
-        return replayed(json_response(_written(result)), result)
 
     async def get(self, exchange: Exchange) -> GatewayResponse:
         """Answer the key's value."""
@@ -69,13 +105,21 @@ class KeyRoutes:
         answer = await self._node.read(
             exchange.key, linearizable=linearizable(parameters), at_leaf=integer(parameters, "at_leaf")
         )
-        headers = [
-            *_VALUE_HEADERS,
-            (b"etag", etag(answer.head.version)),
-            (b"scribe-leaf-index", b"%d" % answer.head.leaf_index),
-            (b"scribe-salt", answer.salt.hex().encode()),
-        ]
-        return GatewayResponse(200, headers, answer.value)
+        return _value(answer)
+
+    def start_get(
+        self, exchange: Exchange, body: bytes, done: Callable[[Settled], None]
+    ) -> Coroutine[Any, Any, GatewayResponse] | None:
+        """The same without a task (a `Starter`), for a read of the present."""
+        parameters = parse_query(exchange.request.query, _QUERY["get_key"])
+        if "at_leaf" in parameters:
+            return self.get(exchange)
+
+        def settle(answer: ReadAnswer | Exception) -> None:
+            done(_value(answer) if isinstance(answer, ReadAnswer) else answer)
+
+        self._node.read_now(exchange.key, settle, linearizable=linearizable(parameters))
+        return None
 
     async def list_keys(self, exchange: Exchange) -> GatewayResponse:
         """Answer a page of keys."""
@@ -113,17 +157,35 @@ def key_of(route: Route, raw_path: bytes) -> str:
     return decode_key(raw_path[len(route.path) - len("{key}") :])
 
 
-def _written(result: WriteResult) -> dict[str, Any]:
+def _single(exchange: Exchange, operation: Operation) -> WriteRequest:
+    path = b"/kv/" + operation.key.encode()
+    return write_request(exchange, path, (operation,), operation.value, batch=False)
+
+
+def _written(result: WriteResult) -> GatewayResponse:
     (one,) = result.results
-    return {
-        "status": "ok",
-        "key": one.key,
-        "version": safe_integer(one.version),
-        "index": safe_integer(result.raft_index),
-        "term": safe_integer(result.raft_term),
-        "leaf_index": safe_integer(one.leaf_index),
-        "timestamp": rfc3339(result.timestamp_us),
-    }
+    return json_response(
+        Written(
+            "ok",
+            one.key,
+            safe_integer(one.version),
+            safe_integer(result.raft_index),
+            safe_integer(result.raft_term),
+            safe_integer(one.leaf_index),
+            rfc3339(result.timestamp_us),
+        )
+    )
+
+
+def _value(answer: ReadAnswer) -> GatewayResponse:
+    head = answer.head
+    headers = [
+        *_VALUE_HEADERS,
+        (b"etag", etag(head.version)),
+        (b"scribe-leaf-index", b"%d" % head.leaf_index),
+        (b"scribe-salt", answer.salt.hex().encode()),
+    ]
+    return GatewayResponse(200, headers, answer.value)
 
 
 def _version(stored: NewLeaf) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The gateway serves from it and `/openapi.json` is rendered from it, so what is d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -49,6 +49,8 @@ class Route:
         answer: name of its answer in `openapi.ANSWERS`.
         errors: codes it can answer besides those of `common_errors`.
         limited: whether the rate limit counts it. Probes are not counted: a limit must not make a node look dead.
+        keyed: whether its path ends with a key, so that it is found by the raw path.
+        span_name: what its spans are called.
     """
 
     name: str
@@ -63,16 +65,13 @@ class Route:
     body: str = ""
     errors: tuple[str, ...] = ()
     limited: bool = True
+    keyed: bool = field(init=False)
+    span_name: str = field(init=False)
 
-    @property
-    def keyed(self) -> bool:
-        """Whether its path ends with a key, so that it is found by the raw path."""
-        return self.path.endswith("{key}")
-
-    @property
-    def span_name(self) -> str:
-        """What its spans are called."""
-        return f"http.{self.op}"
+    def __post_init__(self) -> None:
+        """Work out, once, what every request asks for."""
+        object.__setattr__(self, "keyed", self.path.endswith("{key}"))
+        object.__setattr__(self, "span_name", f"http.{self.op}")
 
     @property
     def common_errors(self) -> tuple[str, ...]:

@@ -87,6 +87,8 @@ class HttpServer:
         self._server.should_exit = True
         await self._serving
         await asyncio.gather(*self._server.server_state.tasks, return_exceptions=True)
+        for connection in tuple(self._server.server_state.connections):
+            cast("DirectProtocol", connection).cut_short()
         self._server = self._serving = None
         self._log.info("http.stopped", address=f"{self._host}:{self.port}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +34,13 @@ def safe_integer(number: int) -> int | str:
 
 def rfc3339(timestamp_us: int) -> str:
     """Unix microseconds as RFC 3339 in UTC, always with six decimals."""
-    return (_EPOCH + timedelta(microseconds=timestamp_us)).isoformat(timespec="microseconds") + "Z"
+    seconds, microseconds = divmod(timestamp_us, 1_000_000)
+    return f"{_second(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=64)  # stamps of one moment share their second
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 def etag(version: int) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
-from appliance.http.exchange import Exchange, GatewayResponse, Headers
+from appliance.http.exchange import Exchange, GatewayResponse, Headers, Settled
 from appliance.http.problems import RefusedError
 from appliance.http.wire import version_of_etag
 from appliance.ledger.commands import MUST_BE_ABSENT, Operation, Outcome, WriteRequest, WriteResult
@@ -80,20 +81,74 @@ def fingerprint(parts: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
-async def carry_out(node: NodeService, exchange: Exchange, request: WriteRequest) -> WriteResult:
-    """Have the node write, and answer a result that is OK. Raises what the outcome means otherwise."""
-    exchange.handed_over = True
-    result = await node.write(request)
-    if result.outcome is not Outcome.OK:
-        raise _refusal(request, result)
-    return result
+class WriteRoute:
+    """A route that writes. What differs is given by the subclasses: what the head asks for, the request that the body
+    makes of it, and the answer; what is the same for all, with a task and without one, is here.
 
+    Args:
+        node: carries out.
+        body_bytes_max: bound of the body; 0 for a route that has none, whose body is not looked at.
+        limit_name: what the bound is called in an error.
+    """
 
-def replayed(response: GatewayResponse, result: WriteResult) -> GatewayResponse:
-    """Mark the answer of a write that had been carried out before."""
-    if result.replayed:
-        response.headers.append(REPLAYED)
-    return response
+    def __init__(self, node: NodeService, body_bytes_max: int, limit_name: str) -> None:
+        self._node = node
+        self._body_bytes_max = body_bytes_max
+        self._limit_name = limit_name
+
+    def condition(self, exchange: Exchange) -> int | None:
+        """Check the head before a body is read; answers `if_version`. Raises `bad_request`."""
+        raise NotImplementedError
+
+    def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
+        """Make the request. Raises what makes it a bad one."""
+        raise NotImplementedError
+
+    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+        """Tell of a result that is OK."""
+        raise NotImplementedError
+
+    async def handle(self, exchange: Exchange) -> GatewayResponse:
+        """Serve a request whose body may still be coming in (a `Handler`)."""
+        if_version = self.condition(exchange)
+        body = b""
+        if self._body_bytes_max:
+            body = await exchange.read_body(self._body_bytes_max, self._limit_name)
+        return await self._wait(exchange, self.request(exchange, if_version, body))
+
+    def start(
+        self, exchange: Exchange, body: bytes, done: Callable[[Settled], None]
+    ) -> Coroutine[Any, Any, GatewayResponse] | None:
+        """Serve a request whose body is here, without a task if this node leads (a `Starter`)."""
+        if_version = self.condition(exchange)
+        if self._body_bytes_max:
+            body = exchange.held_body(body, self._body_bytes_max, self._limit_name)
+        request = self.request(exchange, if_version, body)
+        exchange.handed_over = True
+        if self._node.write_now(request, partial(self._settle, request, done)):
+            return None
+        return self._wait(exchange, request)
+
+    async def _wait(self, exchange: Exchange, request: WriteRequest) -> GatewayResponse:
+        exchange.handed_over = True
+        return self._respond(request, await self._node.write(request))
+
+    def _settle(
+        self, request: WriteRequest, done: Callable[[Settled], None], result: WriteResult | ApplianceError
+    ) -> None:
+        try:
+            done(self._respond(request, result) if isinstance(result, WriteResult) else result)
+        except ApplianceError as error:
+            done(error)
+
+    def _respond(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+        """The answer. Raises what a result that is not OK means."""
+        if result.outcome is not Outcome.OK:
+            raise _refusal(request, result)
+        response = self.answer(request, result)
+        if result.replayed:
+            response.headers.append(REPLAYED)
+        return response
 
 
 def _refusal(request: WriteRequest, result: WriteResult) -> ApplianceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.ports import Identity
+from appliance.tables.errors import ApplianceError
 
 
 class ReadAnswer(Struct, frozen=True):
@@ -120,6 +122,19 @@ class NodeService(Protocol):
 
     async def write(self, request: WriteRequest) -> WriteResult:
         """Carry out a write, here or through the leader, and wait for its outcome at most `write_timeout`."""
+        ...
+
+    def write_now(self, request: WriteRequest, done: Callable[[WriteResult | ApplianceError], None]) -> bool:
+        """Propose a write at once. False when this node does not lead, and `write` has to find who does; nothing was
+        done then. Otherwise `done` is called exactly once, on the event loop, with the outcome that `write` would have
+        answered or raised; it must raise nothing.
+        """
+        ...
+
+    def read_now(self, key: str, done: Callable[[ReadAnswer | Exception], None], *, linearizable: bool) -> None:
+        """Read a key as `read` does. `done` is called exactly once, on the event loop, perhaps before this returns; it
+        must raise nothing.
+        """
         ...
 
     async def read(self, key: str, *, linearizable: bool, at_leaf: int | None = None) -> ReadAnswer:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import Final
 
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
+from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry, peer_addresses
 from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
@@ -41,19 +40,16 @@ from appliance.node.recovery import recover
 from appliance.node.room import Room
 from appliance.node.snapshots import Snapshots
 from appliance.node.traces import WriteTraces
-from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites
+from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites, WriteWaiter
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import (
     NOBODY,
     Configuration,
-    Entry,
     HardState,
     Ready,
     Role,
     SnapshotMeta,
 )
-
-APPLY_SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
 
 
 class Driver:
@@ -110,7 +106,7 @@ class Driver:
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
         self.traces = WriteTraces(tracer, clock, identity.node_id)
         self.writes = WaitingWrites(settings.write_timeout_s, instruments.histogram("scribe_raft_commit_seconds"))
-        self.reads = ReadBatches()
+        self.reads = ReadBatches(settings.election_timeout_s)
         self.applied_waiters = WaitingIndexes()
         self.leader_changed = asyncio.Event()
         self.last_stamp_us = 0
@@ -147,9 +143,8 @@ class Driver:
         self._leader_changes = instruments.counter("scribe_raft_leader_changes_total")
         self._elections = instruments.counter("scribe_raft_elections_total")
         self._elections_seen = 0
-        self._apply_queue: deque[Entry] = deque()
+        self._apply_queue = ApplyQueue(self)
         self._pump_wanted = False
-        self._apply_wanted = False
         self._leader_seen = NOBODY
         self._role_seen = Role.FOLLOWER
         self._tasks: list[asyncio.Task[None]] = []
@@ -228,8 +223,11 @@ class Driver:
             # hear anything is no silence of the leader.
             next_s = max(next_s + tick_s, now_s)
             self.writes.expire(now_s)
+            lost_reads = self.reads.expire(now_s)
             if self.core is not None and not self.failure:
                 try:
+                    for context in lost_reads:
+                        self.core.forget_read(context)
                     self.core.tick()
                 except Exception as error:
                     self.fail(error)
@@ -241,9 +239,10 @@ class Driver:
         """Carry out what the core wants at the end of this turn of the loop, once for all inputs of the turn."""
         if not self._pump_wanted:
             self._pump_wanted = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self.pump)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Carry out what the core wants."""
         self._pump_wanted = False
         core = self.core
         if core is None or self.failure:
@@ -267,7 +266,7 @@ class Driver:
             self.snapshots.send(node_id, self._report_snapshot)
         if ready.committed:
             self._apply_queue.extend(ready.committed)
-            self._apply()
+            self._apply_queue.run()
         for read in ready.reads:
             self.reads.ready(read.context, read.index)
         for context in ready.reads_failed:
@@ -296,34 +295,6 @@ class Driver:
         if core is None or self.installing or core.state.unsaved_snapshot is not None:
             return 0
         return core.state.log.stable_index
-
-    def _apply(self) -> None:
-        """Apply what is queued, a slice at a time, so that heartbeats are not held up by a long replay."""
-        core = self.core
-        if core is None or self.installing or self._apply_wanted or self.failure:
-            return
-        now_s = self.clock.monotonic_s()
-        for _ in range(min(len(self._apply_queue), APPLY_SLICE_ENTRIES)):
-            entry = self._apply_queue.popleft()
-            started_us = 0 if self.traces.is_empty() else self.clock.now_us()
-            result = self.applier.apply(entry)
-            self.traces.applied(entry, started_us)
-            self.writes.resolve(entry.index, entry.term, result, now_s)
-        core.applied(self.applier.applied_index)
-        self.applied_waiters.reach(self.applier.applied_index)
-        self.keeper.hurry()
-        if self._apply_queue:
-            self._apply_wanted = True
-            asyncio.get_running_loop().call_soon(self._apply_more)
-        if core.state.commit_index > core.state.handed_index:
-            self.pump_soon()  # the core holds back while too much is not applied
-
-    def _apply_more(self) -> None:
-        self._apply_wanted = False
-        try:
-            self._apply()
-        except Exception as error:
-            self.fail(error)
 
     def _note_changes(self, core: RaftCore) -> None:
         state = core.state
@@ -355,15 +326,14 @@ class Driver:
             and self.applier.applied_index >= core.state.term_start_index
         )
 
-    def propose(self, data: bytes, traceparent: str) -> asyncio.Future[WriteResult]:
-        """Propose a command and wait for it. Raises `NotLeader`."""
+    def propose(self, data: bytes, traceparent: str, waiter: WriteWaiter) -> None:
+        """Propose a command; `waiter` is told what became of it. Raises `NotLeader`."""
         core = self.core
         assert core is not None
         index, term = core.propose((data,))
-        future = self.writes.add(index, term, self.clock.monotonic_s())
+        self.writes.add(index, term, self.clock.monotonic_s(), waiter)
         self.traces.proposed(index, traceparent)
         self.pump_soon()
-        return future
 
     def next_stamp_us(self) -> int:
         """The stamp of the next write: now, but never earlier than the last one in the log."""
@@ -396,7 +366,7 @@ class Driver:
         self.writes.skip_to(meta.index)
         self.applied_waiters.reach(meta.index)
         self._log.info("snapshot.installed", index=meta.index, term=meta.term)
-        self._apply_more()
+        self._apply_queue.run_more()
 
     def _report_snapshot(self, node_id: int, index: int) -> None:
         if self.core is not None:

@@ -1,10 +1,17 @@
-"""Who waits for what: proposals bound to (index, term), reads for an applied index, anyone for a leader."""
+"""Who waits for what: proposals bound to (index, term), reads for a read index and for an applied index.
+
+Who waits gives a function that is called once, on the event loop, and raises nothing: an answer then goes out in the
+turn in which it is known. `settle` makes such a function of a future.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import Final
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -15,14 +22,32 @@ from appliance.tables.errors import ApplianceError
 PRUNE_AT_MIN: Final = 1024
 QUESTIONS_MAX: Final = 1024  # read indexes asked for and not answered
 
+T = TypeVar("T")
+WriteWaiter = Callable[[WriteResult | ApplianceError], None]
+ReadWaiter = Callable[[int | None], None]  # None: the index cannot be had from this leader; another try may help
+
+
+def settle(future: asyncio.Future[T]) -> Callable[[T | ApplianceError], None]:
+    """A function that answers a future; nothing when whoever awaited it has left."""
+    return partial(_settle, future)
+
+
+def _settle(future: asyncio.Future[T], outcome: T | ApplianceError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, ApplianceError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
 
 class _Write(Struct):
-    """One proposal that waits."""
+    """One proposal that waits; `waiter` is None when it has been answered."""
 
     index: int
     term: int
     started_s: float
-    future: asyncio.Future[WriteResult]
+    waiter: WriteWaiter | None
 
 
 class WaitingWrites:
@@ -33,62 +58,71 @@ class WaitingWrites:
     def __init__(self, timeout_s: float, commit_seconds: Histogram) -> None:
         self._timeout_s = timeout_s
         self._commit_seconds = commit_seconds
-        self._waiting: dict[tuple[int, int], _Write] = {}  # in the order of time
-        self._terms: dict[int, list[int]] = {}  # a place in the log may be proposed in more than one term
+        self._by_index: dict[int, list[_Write]] = {}  # a place in the log may be proposed in more than one term
+        self._by_time: deque[_Write] = deque()  # those that are answered leave when they come to the front
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._by_index.values()))
 
-    def add(self, index: int, term: int, now_s: float) -> asyncio.Future[WriteResult]:
+    def add(self, index: int, term: int, now_s: float, waiter: WriteWaiter) -> None:
         """Wait for the entry at (index, term)."""
-        write = _Write(index, term, now_s, asyncio.get_running_loop().create_future())
-        self._waiting[index, term] = write
-        self._terms.setdefault(index, []).append(term)
-        return write.future
+        write = _Write(index, term, now_s, waiter)
+        self._by_time.append(write)
+        same = self._by_index.get(index)
+        if same is None:
+            self._by_index[index] = [write]
+        else:
+            same.append(write)
 
     def resolve(self, index: int, term: int, result: WriteResult | None, now_s: float) -> None:
         """The entry at `index` was applied; it is of `term` and `result` is its answer (None for no write)."""
-        for proposed_term in self._terms.pop(index, ()):
-            write = self._waiting.pop((index, proposed_term))
-            if write.future.done():
-                continue
-            if proposed_term == term and result is not None:
+        for write in self._by_index.pop(index, ()):
+            if write.term == term and result is not None:
                 self._commit_seconds.observe(now_s - write.started_s)
-                write.future.set_result(result)
+                _answer(write, result)
             else:
                 detail = "Another leader's entry took its place in the log; it did not take effect. Send it again."
-                write.future.set_exception(ApplianceError("not_committed", detail))
+                _answer(write, ApplianceError("not_committed", detail))
 
     def skip_to(self, index: int) -> None:
         """A snapshot took the place of the entries up to `index`: what became of writes among them is not known."""
-        for write in [w for w in self._waiting.values() if w.index <= index]:
-            self._give_up(write, "a snapshot replaced the log before the answer was known")
+        for covered in [at for at in self._by_index if at <= index]:
+            for write in self._by_index.pop(covered):
+                _answer(write, _unknown("a snapshot replaced the log before the answer was known"))
 
     def expire(self, now_s: float) -> None:
         """Answer those whose time is over; they stay in the log and may still be committed."""
-        while self._waiting:
-            write = next(iter(self._waiting.values()))
-            if write.started_s + self._timeout_s > now_s:
-                break
-            self._give_up(write, f"it was not committed within {self._timeout_s:g} s, and may still be")
+        order = self._by_time
+        while order and (order[0].waiter is None or order[0].started_s + self._timeout_s <= now_s):
+            write = order.popleft()
+            if write.waiter is not None:
+                same = self._by_index[write.index]
+                same.remove(write)
+                if not same:
+                    del self._by_index[write.index]
+                _answer(write, _unknown(f"it was not committed within {self._timeout_s:g} s, and may still be"))
 
     def fail_all(self, reason: str) -> None:
         """This node stops: nobody can say here what becomes of the waiting writes."""
-        for write in list(self._waiting.values()):
-            self._give_up(write, reason)
+        self._by_index.clear()
+        while self._by_time:
+            write = self._by_time.popleft()
+            if write.waiter is not None:
+                _answer(write, _unknown(reason))
 
-    def _give_up(self, write: _Write, reason: str) -> None:
-        del self._waiting[write.index, write.term]
-        terms = self._terms[write.index]
-        terms.remove(write.term)
-        if not terms:
-            del self._terms[write.index]
-        if not write.future.done():
-            detail = (
-                f"The write was handed to the cluster, but {reason}. "
-                "Read the key to see, or send it again with the same Idempotency-Key."
-            )
-            write.future.set_exception(ApplianceError("outcome_unknown", detail))
+
+def _answer(write: _Write, outcome: WriteResult | ApplianceError) -> None:
+    waiter, write.waiter = write.waiter, None
+    assert waiter is not None
+    waiter(outcome)
+
+
+def _unknown(reason: str) -> ApplianceError:
+    return ApplianceError(
+        "outcome_unknown",
+        f"The write was handed to the cluster, but {reason}. "
+        "Read the key to see, or send it again with the same Idempotency-Key.",
+    )
 
 
 class WaitingIndexes:
@@ -118,46 +152,63 @@ class WaitingIndexes:
                 future.set_result(None)
 
 
-class ReadBatches:
-    """Reads that ask for a read index together: those that arrive in one turn of the loop share one question."""
+class _Question(Struct):
+    """A read index that was asked for, and who waits for it."""
 
-    def __init__(self) -> None:
-        self._contexts: dict[int, asyncio.Future[int]] = {}
-        self._open: asyncio.Future[int] | None = None
+    asked_s: float
+    waiters: list[ReadWaiter]
+
+
+class ReadBatches:
+    """Reads that ask for a read index together: those that arrive in one turn of the loop share one question.
+
+    Args:
+        timeout_s: a question that is not answered by then was lost on the way.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._questions: dict[int, _Question] = {}  # by context, in the order of time
+        self._open: list[ReadWaiter] | None = None
         self._next_context = 0
 
-    def join(self) -> tuple[int, asyncio.Future[int], bool]:
-        """Join the open batch: its context, its future, and whether the caller opened it (and must ask)."""
+    def join(self, waiter: ReadWaiter, now_s: float) -> tuple[int, bool]:
+        """Join the open question: its context, and whether the caller opened it (and must ask)."""
         if self._open is not None:
-            return self._next_context, self._open, False
+            self._open.append(waiter)
+            return self._next_context, False
         self._next_context += 1
-        while len(self._contexts) >= QUESTIONS_MAX:  # their answers were lost, and whoever opened them has left
-            self.failed(next(iter(self._contexts)))
-        self._open = asyncio.get_running_loop().create_future()
-        self._contexts[self._next_context] = self._open
-        return self._next_context, self._open, True
+        while len(self._questions) >= QUESTIONS_MAX:
+            self.failed(next(iter(self._questions)))
+        self._open = [waiter]
+        self._questions[self._next_context] = _Question(now_s, self._open)
+        return self._next_context, True
 
     def close_open(self) -> None:
-        """The open batch is being asked for: later reads need another."""
+        """The open question is being asked: later reads need another."""
         self._open = None
 
     def ready(self, context: int, index: int) -> None:
-        """The batch may be served from `index` on."""
-        future = self._contexts.pop(context, None)
-        if future is not None and not future.done():
-            future.set_result(index)
+        """The reads may be served from `index` on."""
+        question = self._questions.pop(context, None)
+        if question is not None:
+            for waiter in question.waiters:
+                waiter(index)
 
     def failed(self, context: int) -> None:
-        """The batch cannot be confirmed; whoever waits may ask again."""
-        future = self._contexts.pop(context, None)
-        if future is not None and not future.done():
-            future.set_exception(ReadRefused())
-            future.exception()  # read here, so that a batch whose readers all left is no stray exception
+        """The question cannot be answered; whoever waits may ask again."""
+        question = self._questions.pop(context, None)
+        if question is not None:
+            for waiter in question.waiters:
+                waiter(None)
 
-    def forget(self, context: int) -> None:
-        """Nobody waits any more."""
-        self._contexts.pop(context, None)
-
-
-class ReadRefused(Exception):
-    """A read index could not be had from this leader; another try may help."""
+    def expire(self, now_s: float) -> list[int]:
+        """Fail the questions that were lost on the way; answers their contexts."""
+        lost = []
+        for context, question in self._questions.items():
+            if question.asked_s + self._timeout_s > now_s:
+                break
+            lost.append(context)
+        for context in lost:
+            self.failed(context)
+        return lost

@@ -18,7 +18,6 @@ from appliance.adapters.telemetry.metrics import Registry
 from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.app import create_app
-from appliance.http.exchange import GatewayResponse
 from appliance.http.gateway import GatewayDeps
 from appliance.http.server import HttpServer
 from appliance.tables.roles import Role
@@ -125,11 +124,8 @@ class Port:
         self.log = LogLines()
         self.server = HttpServer(self._serve, self, host="127.0.0.1", port=0, tls=tls or TlsSettings(), log=self.log)
 
-    def hot(self, method: bytes, target: bytes) -> Any:
-        return self.app.gateway.hot(method, target)
-
-    async def conduct(self, *request: Any) -> GatewayResponse:
-        return await self.app.gateway.conduct(*request)
+    def __getattr__(self, name: str) -> Any:  # hot, begin, admit, end: of whichever application is behind the port
+        return getattr(self.app.gateway, name)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +48,7 @@ class LedgerNode:
         self.hold: asyncio.Event | None = None
         self.unhealthy: tuple[str, ...] = ()
         self.leader_id = 1
+        self.follows = False  # then a write has to be waited for
 
     async def write(self, request: WriteRequest) -> WriteResult:
         self.requests.append(request)
@@ -54,6 +56,9 @@ class LedgerNode:
             await self.hold.wait()
         if self.fault is not None:
             raise self.fault
+        return self._apply(request)
+
+    def _apply(self, request: WriteRequest) -> WriteResult:
         index = self.machine.applied_index + 1
         salts = b"".join(sha256(b"%d/%d" % (index, n)).digest()[:SALT_BYTES] for n in range(len(request.operations)))
         data = encode_write(request, NOW_US + index, salts, self.answers_max)
@@ -62,10 +67,26 @@ class LedgerNode:
         assert changes.result is not None
         return changes.result
 
+    def write_now(self, request: WriteRequest, done: Callable[[WriteResult | ApplianceError], None]) -> bool:
+        if self.follows or self.hold is not None or self.fault is not None:
+            return False
+        self.requests.append(request)
+        done(self._apply(request))
+        return True
+
+    def read_now(self, key: str, done: Callable[[ReadAnswer | Exception], None], *, linearizable: bool) -> None:
+        try:
+            done(self._read(key, linearizable))
+        except ApplianceError as error:
+            done(error)
+
     async def read(self, key: str, *, linearizable: bool, at_leaf: int | None = None) -> ReadAnswer:
-        self._quorum(linearizable)
         if at_leaf is not None and at_leaf >= self.machine.tree_size:
             raise ApplianceError("leaf_out_of_range", f"The tree has {self.machine.tree_size} leaves.")
+        return self._read(key, linearizable)
+
+    def _read(self, key: str, linearizable: bool) -> ReadAnswer:
+        self._quorum(linearizable)
         head = self.store.head(key)
         if head is None or head.deleted:
             raise ApplianceError("not_found", f"The key {key!r} is absent.")

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -17,7 +18,6 @@ from cryptography.x509.oid import NameOID
 from http_rig import Rig, assert_problem, read_reply, running, until
 from http_stubs import LogLines
 
-from appliance.http.exchange import GatewayResponse
 from appliance.http.server import HttpServer
 from appliance.tables.settings import TlsSettings
 
@@ -143,7 +143,7 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_busy_port_is_an_os_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = HttpServer(_never, _Never(), host="127.0.0.1", port=port, tls=TlsSettings(), log=LogLines())
+        server = HttpServer(_never, cast("Any", None), host="127.0.0.1", port=port, tls=TlsSettings(), log=LogLines())
         with pytest.raises(OSError, match="in use"):
             await server.start()
         await server.stop(1.0)
@@ -151,14 +151,6 @@ async def test_a_busy_port_is_an_os_error() -> None:
 
 async def _never(*_: object) -> None:
     raise AssertionError("no request comes")
-
-
-class _Never:
-    def hot(self, method: bytes, target: bytes) -> None:
-        raise AssertionError("no request comes")
-
-    async def conduct(self, *_: object) -> GatewayResponse:
-        raise AssertionError("no request comes")
 
 
 class TestStop:
@@ -244,6 +236,6 @@ async def test_tls_when_there_is_a_certificate(tmp_path: Path) -> None:
 
 async def test_a_certificate_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     tls = TlsSettings(cert_file=str(tmp_path / "none.pem"), key_file="")
-    server = HttpServer(_never, _Never(), host="127.0.0.1", port=0, tls=tls, log=LogLines())
+    server = HttpServer(_never, cast("Any", None), host="127.0.0.1", port=0, tls=tls, log=LogLines())
     with pytest.raises(FileNotFoundError):
         await server.start()

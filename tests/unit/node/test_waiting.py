@@ -9,9 +9,9 @@ from appliance.node.waiting import (
     PRUNE_AT_MIN,
     QUESTIONS_MAX,
     ReadBatches,
-    ReadRefused,
     WaitingIndexes,
     WaitingWrites,
+    settle,
 )
 from appliance.tables.errors import ApplianceError
 
@@ -31,6 +31,12 @@ def result(index: int, term: int) -> WriteResult:
     return WriteResult(Outcome.OK, index, term, 1)
 
 
+def add(writes: WaitingWrites, index: int, term: int, now_s: float) -> asyncio.Future[WriteResult]:
+    future: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
+    writes.add(index, term, now_s, settle(future))
+    return future
+
+
 def code_of(future: asyncio.Future[WriteResult]) -> str:
     error = future.exception()
     assert isinstance(error, ApplianceError)
@@ -40,7 +46,7 @@ def code_of(future: asyncio.Future[WriteResult]) -> str:
 async def test_committed_where_it_was_proposed() -> None:
     seen = Seen()
     writes = WaitingWrites(TIMEOUT_S, seen)
-    future = writes.add(7, 2, now_s=10.0)
+    future = add(writes, 7, 2, 10.0)
     writes.resolve(7, 2, result(7, 2), now_s=10.5)
     assert future.result() == result(7, 2)
     assert seen.values == [0.5]
@@ -49,14 +55,14 @@ async def test_committed_where_it_was_proposed() -> None:
 
 async def test_another_entry_in_its_place() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    future = writes.add(7, 2, now_s=10.0)
+    future = add(writes, 7, 2, 10.0)
     writes.resolve(7, 3, result(7, 3), now_s=10.5)
     assert code_of(future) == "not_committed"
 
 
 async def test_a_no_op_in_its_place() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    future = writes.add(7, 2, now_s=10.0)
+    future = add(writes, 7, 2, 10.0)
     writes.resolve(7, 3, None, now_s=10.5)
     assert code_of(future) == "not_committed"
 
@@ -66,7 +72,7 @@ async def test_the_same_place_in_two_terms() -> None:
     that still holds the older entry may win an election), so the older write is not failed early.
     """
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    older, newer = writes.add(7, 2, now_s=10.0), writes.add(7, 4, now_s=11.0)
+    older, newer = add(writes, 7, 2, 10.0), add(writes, 7, 4, 11.0)
     assert not older.done()
     writes.resolve(7, 2, result(7, 2), now_s=12.0)
     assert older.result() == result(7, 2)
@@ -75,7 +81,7 @@ async def test_the_same_place_in_two_terms() -> None:
 
 async def test_time_over_means_unknown_and_only_for_those_whose_time_is_over() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    first, second = writes.add(7, 2, now_s=10.0), writes.add(8, 2, now_s=12.0)
+    first, second = add(writes, 7, 2, 10.0), add(writes, 8, 2, 12.0)
     writes.expire(now_s=15.0)
     assert code_of(first) == "outcome_unknown"
     assert not second.done()
@@ -86,7 +92,7 @@ async def test_time_over_means_unknown_and_only_for_those_whose_time_is_over() -
 
 async def test_a_snapshot_over_its_place_means_unknown() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    covered, behind = writes.add(7, 2, now_s=10.0), writes.add(9, 2, now_s=10.0)
+    covered, behind = add(writes, 7, 2, 10.0), add(writes, 9, 2, 10.0)
     writes.skip_to(8)
     assert code_of(covered) == "outcome_unknown"
     assert not behind.done()
@@ -97,7 +103,7 @@ async def test_a_snapshot_over_its_place_means_unknown() -> None:
 
 async def test_a_cancelled_writer_is_no_harm() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
-    future = writes.add(7, 2, now_s=10.0)
+    future = add(writes, 7, 2, 10.0)
     future.cancel()
     writes.resolve(7, 2, result(7, 2), now_s=10.5)
     assert future.cancelled()
@@ -124,26 +130,45 @@ async def test_waiting_for_what_never_comes_takes_no_room_for_ever() -> None:
 
 
 async def test_questions_without_an_answer_are_bounded() -> None:
-    reads = ReadBatches()
-    futures = []
+    reads = ReadBatches(TIMEOUT_S)
+    answers: list[list[int | None]] = []
     for _ in range(QUESTIONS_MAX + 1):
-        futures.append(reads.join()[1])
+        answers.append([])
+        reads.join(answers[-1].append, 10.0)
         reads.close_open()
-    assert isinstance(futures[0].exception(), ReadRefused)
-    assert not futures[1].done()
+    assert answers[0] == [None]
+    assert not any(answers[1:])
 
 
 async def test_reads_of_one_turn_share_a_question() -> None:
-    reads = ReadBatches()
-    context, first, opened = reads.join()
-    same, second, opened_again = reads.join()
-    assert (same, second, opened, opened_again) == (context, first, True, False)
+    reads = ReadBatches(TIMEOUT_S)
+    first: list[int | None] = []
+    second: list[int | None] = []
+    third: list[int | None] = []
+    context, opened = reads.join(first.append, 10.0)
+    assert reads.join(second.append, 10.0) == (context, False)
+    assert opened
     reads.close_open()
-    other, third, opened_third = reads.join()
+    other, opened_third = reads.join(third.append, 10.0)
     assert other != context
     assert opened_third
     reads.ready(context, 41)
-    assert first.result() == 41
+    assert (first, second, third) == ([41], [41], [])
     reads.failed(other)
-    assert isinstance(third.exception(), ReadRefused)
+    assert third == [None]
     reads.ready(other, 1)  # an answer that comes too late
+    assert third == [None]
+
+
+async def test_a_question_that_was_lost_is_asked_anew_and_only_that() -> None:
+    reads = ReadBatches(TIMEOUT_S)
+    lost: list[int | None] = []
+    waiting: list[int | None] = []
+    context, _ = reads.join(lost.append, 10.0)
+    reads.close_open()
+    later, _ = reads.join(waiting.append, 11.0)
+    assert reads.expire(10.0 + TIMEOUT_S) == [context]
+    assert (lost, waiting) == ([None], [])
+    reads.ready(later, 5)
+    assert waiting == [5]
+    assert reads.expire(100.0) == []
