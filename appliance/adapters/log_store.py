@@ -9,9 +9,9 @@ needs neither VACUUM nor the extra page writes of auto_vacuum.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,7 @@ from appliance.raft.messages import (
     EntryKind,
     HardState,
     SnapshotMeta,
-    entry_intact,
+    entry_checksum,
 )
 from appliance.raft.state import decode_configuration
 
@@ -40,7 +40,9 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum INTEGER NOT NULL)"
     " STRICT, WITHOUT ROWID",
 )
+_CONFIGURATION: Final = int(EntryKind.CONFIGURATION)
 _NOTHING: Final = SnapshotMeta(0, 0, Configuration())
+_EntryRow = tuple[int, int, int, bytes, int]  # term, index, kind, data, checksum
 _T = TypeVar("_T")
 
 
@@ -124,18 +126,17 @@ class SqliteLogStore:
         configurations: list[tuple[int, Configuration]] = []
         index, term = self._snapshot.index, -1
         with self._reader.lock:
-            for row in self._reader.rows_lazily(
-                "SELECT term, idx, kind, data, checksum FROM entries WHERE idx > ? ORDER BY idx", (index,)
-            ):
-                entry = self._checked(row, index + 1)
-                index = entry.index
-                if entry.term != term:
-                    if entry.term < max(term, self._snapshot.term):
-                        raise DamagedEntry(str(self._path), index, f"its term {entry.term} comes after a later term")
-                    term = entry.term
+            for found_term, found_index, kind, data, checksum in self._rows("idx > ?", (index,)):
+                index += 1
+                if found_index != index or entry_checksum(found_term, index, kind, data) != checksum:
+                    raise self._damage(found_index, index)
+                if found_term != term:
+                    if found_term < max(term, self._snapshot.term):
+                        raise DamagedEntry(str(self._path), index, f"its term {found_term} comes after a later term")
+                    term = found_term
                     term_starts.append((index, term))
-                if entry.kind == EntryKind.CONFIGURATION:
-                    configurations.append((index, decode_configuration(entry.data)))
+                if kind == _CONFIGURATION:
+                    configurations.append((index, decode_configuration(data)))
         self._last_index = index
         oldest = self._reader.row("SELECT min(idx) FROM entries")
         self._oldest_row = cast(int, oldest[0]) if oldest and oldest[0] is not None else index + 1
@@ -188,29 +189,30 @@ class SqliteLogStore:
         size_bytes = 0
         with self._reader.lock:
             if first > self._snapshot.index:
-                for row in self._reader.rows_lazily(
-                    "SELECT term, idx, kind, data, checksum FROM entries WHERE idx BETWEEN ? AND ? ORDER BY idx",
-                    (first, last),
-                ):
-                    entry = self._checked(row, first + len(entries))
-                    size_bytes += len(entry.data)
+                expected = first
+                for term, index, kind, data, checksum in self._rows("idx BETWEEN ? AND ?", (first, last)):
+                    if index != expected or entry_checksum(term, index, kind, data) != checksum:
+                        raise self._damage(index, expected)
+                    size_bytes += len(data)
                     if entries and size_bytes > bytes_max:
                         break
-                    entries.append(entry)
+                    entries.append(Entry(term, index, kind, data, checksum))
+                    expected += 1
         if not entries:
             raise EntriesUnavailable(f"entry {first} is not in {self._path}")
         return entries
 
-    def _checked(self, row: tuple[object, ...], expected_index: int) -> Entry:
-        term, index, kind, data, checksum = row
-        if index != expected_index:
-            if expected_index <= self._snapshot.index:  # compacted after the caller had looked
-                raise EntriesUnavailable(f"entry {expected_index} is no longer in {self._path}")
-            raise DamagedEntry(str(self._path), expected_index, "it is missing, though a later entry is there")
-        entry = Entry(cast(int, term), expected_index, cast(int, kind), cast(bytes, data), cast(int, checksum))
-        if not isinstance(data, bytes) or not entry_intact(entry):
-            raise DamagedEntry(str(self._path), expected_index, "it does not match its checksum")
-        return entry
+    def _rows(self, where: Literal["idx > ?", "idx BETWEEN ? AND ?"], bounds: tuple[int, ...]) -> Iterator[_EntryRow]:
+        statement = f"SELECT term, idx, kind, data, checksum FROM entries WHERE {where} ORDER BY idx"  # noqa: S608
+        return cast(Iterator[_EntryRow], self._reader.rows_lazily(statement, bounds))
+
+    def _damage(self, index: int, expected_index: int) -> Exception:
+        """What is wrong with a row in the place of an entry."""
+        if index == expected_index:
+            return DamagedEntry(str(self._path), index, "it does not match its checksum")
+        if expected_index <= self._snapshot.index:  # compacted after the caller had looked
+            return EntriesUnavailable(f"entry {expected_index} is no longer in {self._path}")
+        return DamagedEntry(str(self._path), expected_index, "it is missing, though a later entry is there")
 
     def compact(self, meta: SnapshotMeta) -> None:
         """Move the line: entries up to and including `meta.index` count no longer. One small transaction."""
