@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 from msgspec import Struct
 
@@ -39,6 +40,9 @@ from appliance.raft.messages import (
 )
 from appliance.raft.progress import ProgressState
 from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings, RaftState
+
+
+COMMIT_HINT_ENTRIES: Final = 1024  # by so much the stored commit index may lag: each time costs a further row
 
 
 class NotLeader(Exception):
@@ -255,7 +259,7 @@ class RaftCore:
             or s.reads_failed
             or s.snapshots_to_send
             or (s.term, s.vote) != (s.saved_hard_state.term, s.saved_hard_state.vote)
-            or (s.role is Role.LEADER and self._appends_wait())
+            or (s.role is Role.LEADER and replication.appends_wait(s))
         )
 
     def ready(self) -> Ready:
@@ -392,12 +396,15 @@ class RaftCore:
                 pass  # an answer to a leader that this node no longer is
 
     def _unsaved_hard_state(self, writing: bool) -> HardState | None:
-        """The hard state if it must be written; the commit index alone is no reason to write."""
+        """The hard state if it must be written. The commit index alone is no reason to write: a stored one that is
+        older only delays what a restarted node can apply before it hears of a leader.
+        """
         hard_state = self.state.hard_state()
         saved = self.state.saved_hard_state
-        if (hard_state.term, hard_state.vote) == (saved.term, saved.vote) and not (writing and hard_state != saved):
-            return None
-        return hard_state
+        if (hard_state.term, hard_state.vote) != (saved.term, saved.vote):
+            return hard_state
+        stale = hard_state.commit_index - saved.commit_index >= COMMIT_HINT_ENTRIES
+        return hard_state if writing and stale else None
 
     def _note_saving(self, entries: tuple[Entry, ...], hard_state: HardState | None) -> int:
         state = self.state
@@ -436,12 +443,3 @@ class RaftCore:
         state.unapplied.append((state.handed_index, size))
         state.unapplied_bytes += size
         return tuple(entries)
-
-    def _appends_wait(self) -> bool:
-        s = self.state
-        for progress in s.progress.values():
-            if progress.may_send(s.settings.inflight_messages_max, s.settings.inflight_bytes_max) and (
-                progress.state is ProgressState.PROBE or progress.next_index <= s.log.last_index
-            ):
-                return True
-        return False

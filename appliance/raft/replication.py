@@ -30,6 +30,17 @@ def fill_appends(state: RaftState) -> None:
                 break
 
 
+def appends_wait(state: RaftState) -> bool:
+    """Whether a follower lacks something and may be sent it."""
+    settings = state.settings
+    for progress in state.progress.values():
+        if progress.may_send(settings.inflight_messages_max, settings.inflight_bytes_max) and (
+            progress.state is ProgressState.PROBE or progress.next_index <= state.log.last_index
+        ):
+            return True
+    return False
+
+
 def send_append(state: RaftState, node_id: int, progress: Progress) -> bool:
     """Queue one append if the follower lacks something (or must be probed) and may be sent more."""
     if progress.state is ProgressState.REPLICATE and progress.next_index > state.log.last_index:
