@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--node", default="leader", choices=("leader", "follower"), help="which node to sample (leader)"
     )
+    parser.add_argument("--stored", type=int, default=KEYS, help=f"keys stored before, which are drawn from ({KEYS})")
     parser.add_argument("--raw", type=Path, help="keep py-spy's raw stacks in this file (for a flame graph)")
     options = parser.parse_args()
     spy = Path(sys.executable).with_name("py-spy")
@@ -62,8 +64,9 @@ def main() -> int:
         machine = describe(Path(name))
         cluster = Ours("ours", Path(name))
         with cluster.running():
-            fill(cluster, KEYS)
-            row = ROWS[options.row]
+            fill(cluster, options.stored)
+            cluster.settle()
+            row = replace(ROWS[options.row], keys=min(KEYS, options.stored), stride=max(1, options.stored // KEYS))
             measure(cluster, row, WARM_UP_S)
             try:
                 spent_s, rate = _sample(cluster, row, options, [str(spy)], raw)
