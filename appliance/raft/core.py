@@ -41,7 +41,6 @@ from appliance.raft.messages import (
 from appliance.raft.progress import ProgressState
 from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings, RaftState
 
-
 COMMIT_HINT_ENTRIES: Final = 1024  # by so much the stored commit index may lag: each time costs a further row
 
 
