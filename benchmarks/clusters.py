@@ -134,7 +134,7 @@ class Cluster(ABC):
 
     def rest(self) -> None:
         """Wait for that, so that it does not go on while another cluster is measured."""
-        await_value(self.rested, f"{self.name} to rest", timeout_s=START_S)
+        await_value(self.rested, f"{self.name} to rest", timeout_s=SETTLE_S)
 
     @abstractmethod
     def writes_done(self) -> int:
@@ -216,11 +216,11 @@ class Ours(Cluster):
         """GET /metrics of a node."""
         return self.ask(position, "/metrics")
 
-    def gauge(self, position: int, name: str, labels: str = "") -> float:
-        """One value of GET /metrics/prometheus; `labels` is text that the labels must hold. Zero when absent."""
+    def exposition(self, position: int) -> str:
+        """GET /metrics/prometheus of a node."""
         request = Request(f"{self.urls[position]}/metrics/prometheus", headers={"X-API-Key": self.token})
         with urlopen(request, timeout=10) as answer:
-            return metric(answer.read().decode(), name, labels)
+            return str(answer.read().decode())
 
     def writes_done(self) -> int:
         """Leaves of the tree."""
@@ -247,7 +247,7 @@ class Ours(Cluster):
     def settled(self) -> bool:
         """Whether every node has everything applied, in the ledger file, and durable there."""
         commit = max(int(self.figures(p)["raft"]["last_index"]) for p in self.processes)
-        return all(self.gauge(p, "scribe_raft_durable_index") >= commit for p in self.processes)
+        return all(metric(self.exposition(p), "scribe_raft_durable_index") >= commit for p in self.processes)
 
     def settle(self) -> None:
         """Wait for that."""

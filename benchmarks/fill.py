@@ -19,7 +19,7 @@ def key_at(number: int) -> str:
 
 
 def fill(cluster: Cluster, keys: int, *, begin: int = 0, value_bytes: int = 128) -> None:
-    """Put the keys with numbers from `begin` up to `keys`, and see that they are there.
+    """Put the keys with numbers from `begin` up to `keys`, wait for what they leave to do, and see that they are there.
 
     Raises:
         RuntimeError: a batch was refused, or keys are missing afterwards.
@@ -32,6 +32,7 @@ def fill(cluster: Cluster, keys: int, *, begin: int = 0, value_bytes: int = 128)
         shares = [starts[share::CONNECTIONS] for share in range(CONNECTIONS)]
         for done in [pool.submit(_fill_share, cluster, address, share, keys, value_bytes) for share in shares]:
             done.result()
+    cluster.rest()
     found = cluster.key_count()
     if found < keys:
         raise RuntimeError(f"{cluster.name} has {found} keys after a fill of {keys}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.error import URLError
 
-from benchmarks.clusters import Cluster, Ours
+from benchmarks.clusters import Cluster, Ours, metric
 
 INTERVAL_S: Final = 2.5
 MIB: Final = 2**20
@@ -55,7 +55,7 @@ class Lags:
             return
         for position in tuple(cluster.processes):
             with contextlib.suppress(URLError, OSError):
-                lag_ms = cluster.gauge(position, "scribe_loop_lag_seconds") * 1000
+                lag_ms = metric(cluster.exposition(position), "scribe_loop_lag_seconds") * 1000
                 self.worst_ms[position] = round(max(self.worst_ms.get(position, 0.0), lag_ms), 1)
 
 

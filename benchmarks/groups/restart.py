@@ -18,7 +18,7 @@ from benchmarks.sampling import Lags
 
 LEVELS: Final = (100_000, 1_000_000)
 WAIT_S: Final = 300.0
-ESTIMATE_S: Final = 20.0  # of one restart
+ESTIMATE_S: Final = 40.0  # of one restart
 SETTINGS: Final = {"SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": str(2**31)}  # never
 CASES: Final = {"one node": 1, "three nodes": NODES}
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from benchmarks.clusters import Ours, await_value
+from benchmarks.clusters import Ours, await_value, metric
 from benchmarks.fill import fill
-from benchmarks.groups.base import CLUSTERS_S, FILL_PER_S, Group, tell
+from benchmarks.groups.base import CLUSTERS_S, FILL_PER_S, WARM_UP_S, Group, tell
 from benchmarks.load import Wrk, measure
 from benchmarks.options import Options
 from benchmarks.outcome import Outcome, Reading, outcome_of
@@ -18,6 +18,7 @@ from benchmarks.rows import Row
 STORED: Final = 500_000
 ROW: Final = Row("PUT c=64", "put", 64)
 WAIT_S: Final = 180.0
+LOOK_S: Final = 1.0  # the node renders its metrics for each look
 ROUND_S: Final = 45.0  # for the estimate: two starts, a way behind the compaction line, a snapshot
 QUIET: Final = {"SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": str(2**31)}
 BUSY: Final = {"SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": "10000", "SCRIBE_STORAGE__KEEP_LOG_ENTRIES": "1000"}
@@ -48,9 +49,10 @@ class Stall(Group):
         work: list[dict[str, Any]] = []
         with cluster.running():
             fill(cluster, options.scaled(STORED))
+            cluster.settle()
             for _ in range(options.rounds):
                 _start_anew(cluster, QUIET)
-                measure(cluster, ROW, min(2.0, options.seconds))
+                measure(cluster, ROW, min(WARM_UP_S, options.seconds))
                 rounds["quiet"].append(measure(cluster, ROW, options.seconds))
                 _start_anew(cluster, BUSY)
                 reading, done = _busy(cluster, options.seconds)
@@ -67,14 +69,13 @@ class Stall(Group):
 
 
 def _start_anew(cluster: Ours, settings: dict[str, str]) -> None:
-    """Stop all nodes, start them with other settings, and wait until they have settled."""
-    if cluster.settings == settings:
-        return
+    """Stop all nodes, start them with other settings, and wait until nothing is left to do."""
     cluster.stop()
     cluster.settings = settings
     cluster.start()
     cluster.leader()
     cluster.settle()
+    cluster.rest()
 
 
 def _busy(cluster: Ours, seconds: float) -> tuple[Reading, dict[str, Any]]:
@@ -86,7 +87,7 @@ def _busy(cluster: Ours, seconds: float) -> tuple[Reading, dict[str, Any]]:
     def leave_behind(wrk: Wrk) -> None:
         await_value(lambda: _raft(cluster, leader)["snapshot_index"] > lacks, "a compaction", WAIT_S)
 
-    measure(cluster, ROW, 0, meanwhile=leave_behind)
+    behind = measure(cluster, ROW, 0, meanwhile=leave_behind)
     work = {"checkpoints": 0, "compactions": 0, "snapshots": 0, "snapshot_s": 0.0}
 
     def bring_up(wrk: Wrk) -> None:
@@ -94,7 +95,7 @@ def _busy(cluster: Ours, seconds: float) -> tuple[Reading, dict[str, Any]]:
         before = _progress(cluster, leader)
         cluster.start(follower)
         while time.monotonic() - began_s < WAIT_S:
-            ended = wrk.wait(0.25)
+            ended = wrk.wait(LOOK_S)
             now = _progress(cluster, leader)
             for name in ("checkpoints", "compactions"):
                 work[name] += now[name] > before[name]
@@ -106,6 +107,7 @@ def _busy(cluster: Ours, seconds: float) -> tuple[Reading, dict[str, Any]]:
                 return
 
     reading = measure(cluster, ROW, 0, meanwhile=bring_up)
+    reading["errors"] += behind["errors"]
     await_value(lambda: cluster.ask(follower, "/health")["lag"] == 0, "the follower to be back", WAIT_S)
     return reading, work
 
@@ -116,10 +118,11 @@ def _raft(cluster: Ours, position: int) -> Any:
 
 def _progress(cluster: Ours, leader: int) -> dict[str, float]:
     """Figures of the leader that move when long work is done."""
+    text = cluster.exposition(leader)
     return {
-        "checkpoints": cluster.gauge(leader, "scribe_raft_durable_index"),
-        "compactions": cluster.gauge(leader, "scribe_raft_snapshot_index"),
-        "snapshots": cluster.gauge(leader, "scribe_raft_snapshots_total", 'direction="sent",outcome="ok"'),
+        "checkpoints": metric(text, "scribe_raft_durable_index"),
+        "compactions": metric(text, "scribe_raft_snapshot_index"),
+        "snapshots": metric(text, "scribe_raft_snapshots_total", 'direction="sent",outcome="ok"'),
     }
 
 
