@@ -25,8 +25,9 @@ HEADS_LAG_LEAVES_MAX: Final = 131_072  # from the beginning of a pass to that of
 HEADS_LAG_LEAVES_MIN: Final = 16
 CACHE_BYTES_PER_LAG_LEAF: Final = 2_048  # a small cache means a short lag
 SLICE_HEADS_MIN: Final = 32
-SLICE_HEADS_PER_LEAF: Final = 1.5  # so that a pass is over well before the next is due
+SLICE_HEADS_PER_LEAF_MIN: Final = 1.5  # so that a pass is over well before the next is due
 RETIRED_ROWS_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
+LOADED_HEADS_MAX: Final = 64
 _CHANGES_BYTES: Final = 100
 
 
@@ -41,7 +42,8 @@ class LedgerMemory:
     Attributes:
         changed: heads that no batch has taken along yet; what a key's head is, is looked up here first,
         heads: then here, among those that stand so in the file,
-        writing: then here, among those in batches that are not known to be in the file.
+        writing: then here, among those in batches that are not known to be in the file,
+        loaded: then here, among those that were read from the file and are not cached yet.
         answers: stored answers that are not known to be in the file.
         leaves: leaves.
     """
@@ -51,6 +53,7 @@ class LedgerMemory:
         self._lag_leaves = max(HEADS_LAG_LEAVES_MIN, min(HEADS_LAG_LEAVES_MAX, bytes_max // CACHE_BYTES_PER_LAG_LEAF))
         self.changed: dict[str, Head] = {}
         self.writing: dict[str, Head] = {}
+        self.loaded: dict[str, Head] = {}
         self.answers: dict[tuple[str, str], StoredAnswer] = {}
         self.heads = HeadCache()
         self.leaves = LeafCache()
@@ -58,6 +61,7 @@ class LedgerMemory:
         self._order = SortedKeys()  # of `changed`
         self._changed_bytes = 0  # of `changed` and `writing`
         self._pass_begin = heads_leaf_next  # tree size at the beginning of the last pass
+        self._pass_heads_per_leaf = SLICE_HEADS_PER_LEAF_MIN
         self._pass_behind: str | None = None  # last key that the pass has taken along; None when there is none
         self._batch = Batch()
         self._batches: deque[Batch] = deque()
@@ -83,7 +87,7 @@ class LedgerMemory:
         for key, head in changes.heads:
             old = changed.get(key)
             if old is None:
-                old = self.heads.pop(key)
+                old = self.loaded.pop(key, None) or self.heads.pop(key)
                 self._order.add(key)
                 self._changed_bytes += HEAD_BYTES + getsizeof(key)
             changed[key] = head
@@ -107,13 +111,15 @@ class LedgerMemory:
         batch.summary, batch.meta = summary, meta
         if self._pass_behind is None and summary.tree_size - self._pass_begin >= self._lag_leaves:
             self._pass_begin, self._pass_behind = summary.tree_size, ""
+            # After a start there may be more than one lag's worth: the pass ends before the next is due all the same.
+            self._pass_heads_per_leaf = max(SLICE_HEADS_PER_LEAF_MIN, 1.25 * len(self.changed) / self._lag_leaves)
         if self._pass_behind is not None:
             self._take_along(batch)
         self._batches.append(batch)
         return batch
 
     def _take_along(self, batch: Batch) -> None:
-        left = max(SLICE_HEADS_MIN, int(batch.leaf_count() * SLICE_HEADS_PER_LEAF))
+        left = max(SLICE_HEADS_MIN, int(batch.leaf_count() * self._pass_heads_per_leaf))
         while left > 0 and self._pass_behind is not None:
             keys = self._order.take(self._pass_behind, left)
             if not keys:
@@ -154,8 +160,15 @@ class LedgerMemory:
         self.shrink()
 
     def keep_head(self, key: str, head: Head) -> None:
-        """Cache a head that was read from the file."""
-        self.heads.put(key, head)
+        """Cache a head that was read from the file. If it was read for a write, it is superseded in a moment."""
+        self.loaded[key] = head
+        if len(self.loaded) >= LOADED_HEADS_MAX:
+            self._cache_loaded()
+
+    def _cache_loaded(self) -> None:
+        for key, head in self.loaded.items():
+            self.heads.put(key, head)
+        self.loaded.clear()
         self.shrink()
 
     def is_newer(self, key: str) -> bool:

@@ -51,8 +51,10 @@ from appliance.node.ports import DamagedFile
 
 ROWS_PER_TRANSACTION_MAX: Final = 1_024  # a batch is never split, so one large batch may pass it
 WAL_PAGES_MAX: Final = 8_192  # 32 MB: a flush makes a checkpoint on its own beyond this
-WRITER_CACHE_BYTES: Final = 32 * 2**20
-READER_CACHE_BYTES: Final = 16 * 2**20
+WRITER_CACHE_BYTES: Final = (
+    8 * 2**20
+)  # a transaction dirties half of it at most; the kernel caches the rest of the file
+READER_CACHE_BYTES: Final = 4 * 2**20  # dropped with every commit of the worker, so more of it serves nothing
 
 
 class SqliteLedgerStore:
@@ -171,7 +173,7 @@ class SqliteLedgerStore:
     def head(self, key: str) -> Head | None:
         """The head of a key, or None if it was never written. Raises `StorageError`."""
         memory = self._memory
-        head = memory.changed.get(key) or memory.heads.get(key) or memory.writing.get(key)
+        head = memory.changed.get(key) or memory.heads.get(key) or memory.writing.get(key) or memory.loaded.get(key)
         if head is None:
             row = self._open_reader().row(HEAD_BY_KEY, (key,))
             if row is not None:
