@@ -57,47 +57,44 @@ class HeadCache:
 
 
 class LeafCache:
-    """Leaves with salt and value: all that are not yet in the file, and of the others what there is room for.
+    """Leaves with salt and value that were read from the file. What is written is not kept here: most of it is
+    overwritten before anybody reads it.
 
     Attributes:
         size_bytes: about the memory they take.
-        file_size: leaves before this index are in the file and may go.
     """
 
     def __init__(self) -> None:
         self._leaves: dict[int, NewLeaf] = {}
         self.size_bytes = 0
-        self.file_size = 0
         self.get = self._leaves.get  # a leaf by its index, or None
 
-    def put(self, leaf: NewLeaf) -> int:
-        """Keep a leaf that is not there; answers about the memory that it takes."""
-        value = leaf.value
-        size_bytes = LEAF_BYTES + len(leaf.leaf) if value is None else LEAF_BYTES + len(leaf.leaf) + len(value)
+    def put(self, leaf: NewLeaf) -> None:
+        """Keep a leaf that is not there."""
         self._leaves[leaf.leaf_index] = leaf
-        self.size_bytes += size_bytes
-        return size_bytes
+        self.size_bytes += leaf_bytes(leaf)
 
-    def supersede(self, leaf_index: int) -> None:
-        """Another leaf took this one's place as its key's latest: it is no longer worth its room."""
-        if leaf_index < self.file_size:
-            self._drop(leaf_index)
+    def pop(self, leaf_index: int) -> None:
+        """Let go of a leaf, if it is there: another took its place as its key's latest."""
+        leaf = self._leaves.pop(leaf_index, None)
+        if leaf is not None:
+            self.size_bytes -= leaf_bytes(leaf)
 
     def shrink(self, bytes_max: int) -> None:
-        """Let the oldest that are in the file go when there is more than this, some with each call."""
+        """Let the oldest go when there is more than this, some with each call."""
         if self.size_bytes <= bytes_max:
             return
         bytes_max -= bytes_max // SLACK_DIVISOR
         for leaf_index in list(islice(self._leaves, EVICTED_PER_CALL_MAX)):
-            if leaf_index >= self.file_size or self.size_bytes <= bytes_max:
+            if self.size_bytes <= bytes_max:
                 break
-            self._drop(leaf_index)
+            self.pop(leaf_index)
 
-    def _drop(self, leaf_index: int) -> None:
-        leaf = self._leaves.pop(leaf_index, None)
-        if leaf is not None:
-            value = leaf.value
-            self.size_bytes -= LEAF_BYTES + len(leaf.leaf) + (0 if value is None else len(value))
+
+def leaf_bytes(leaf: NewLeaf) -> int:
+    """About the memory that a leaf takes."""
+    value = leaf.value
+    return LEAF_BYTES + len(leaf.leaf) + (0 if value is None else len(value))
 
 
 class AnswerStamps:

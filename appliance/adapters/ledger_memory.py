@@ -16,7 +16,7 @@ from collections import deque
 from sys import getsizeof
 from typing import Final
 
-from appliance.adapters.ledger_cache import HEAD_BYTES, HeadCache, LeafCache
+from appliance.adapters.ledger_cache import HEAD_BYTES, HeadCache, LeafCache, leaf_bytes
 from appliance.adapters.ledger_order import SortedKeys
 from appliance.adapters.ledger_rows import Batch
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
@@ -36,7 +36,6 @@ class LedgerMemory:
 
     Args:
         bytes_max: bound on the estimated memory of what is in the file, too.
-        tree_size: leaves in the file.
         heads_leaf_next: the file's mark; see above.
 
     Attributes:
@@ -45,19 +44,20 @@ class LedgerMemory:
         writing: then here, among those in batches that are not known to be in the file,
         loaded: then here, among those that were read from the file and are not cached yet.
         answers: stored answers that are not known to be in the file.
-        leaves: leaves.
+        fresh: leaves in batches that are not known to be in the file, by their index.
+        leaves: others.
     """
 
-    def __init__(self, bytes_max: int, tree_size: int = 0, heads_leaf_next: int = 0) -> None:
+    def __init__(self, bytes_max: int, heads_leaf_next: int = 0) -> None:
         self._bytes_max = bytes_max
         self._lag_leaves = max(HEADS_LAG_LEAVES_MIN, min(HEADS_LAG_LEAVES_MAX, bytes_max // CACHE_BYTES_PER_LAG_LEAF))
         self.changed: dict[str, Head] = {}
         self.writing: dict[str, Head] = {}
         self.loaded: dict[str, Head] = {}
         self.answers: dict[tuple[str, str], StoredAnswer] = {}
+        self.fresh: dict[int, NewLeaf] = {}
         self.heads = HeadCache()
         self.leaves = LeafCache()
-        self.leaves.file_size = tree_size
         self._order = SortedKeys()  # of `changed`
         self._changed_bytes = 0  # of `changed` and `writing`
         self._pass_begin = heads_leaf_next  # tree size at the beginning of the last pass
@@ -79,10 +79,11 @@ class LedgerMemory:
 
     def take(self, changes: Changes) -> None:
         """Lay an entry's changes over everything before them."""
-        batch, changed, leaves = self._batch, self.changed, self.leaves
-        size_bytes = 0
+        batch, changed = self._batch, self.changed
+        size_bytes = _CHANGES_BYTES
         for leaf in changes.leaves:
-            size_bytes += leaves.put(leaf)
+            self.fresh[leaf.leaf_index] = leaf
+            size_bytes += leaf_bytes(leaf)
             batch.leaf_values += (leaf.leaf_index, leaf.raft_index, leaf.leaf, leaf.salt, leaf.value)
         for key, head in changes.heads:
             old = changed.get(key)
@@ -91,11 +92,11 @@ class LedgerMemory:
                 self._order.add(key)
                 self._changed_bytes += HEAD_BYTES + getsizeof(key)
             changed[key] = head
-            if old is not None:
-                leaves.supersede(old.leaf_index)
+            if old is not None and self.leaves.size_bytes:
+                self.leaves.pop(old.leaf_index)
         if changes.refusals or changes.answer is not None or changes.forget_answers_before_us:
             self._take_rest(changes)
-        batch.size_bytes += size_bytes + _CHANGES_BYTES
+        batch.size_bytes += size_bytes
 
     def _take_rest(self, changes: Changes) -> None:
         batch, answer = self._batch, changes.answer
@@ -136,8 +137,10 @@ class LedgerMemory:
         batches, rows_left = self._batches, RETIRED_ROWS_PER_CALL_MAX
         while batches and rows_left > 0 and batches[0].summary.applied_index <= file_index:
             batch = batches.popleft()
-            self.leaves.file_size = batch.summary.tree_size
-            rows_left -= 1 + len(batch.heads) + len(batch.answers)
+            leaf_count, tree_size = batch.leaf_count(), batch.summary.tree_size
+            rows_left -= 1 + leaf_count + len(batch.heads) + len(batch.answers)
+            for leaf_index in range(tree_size - leaf_count, tree_size):
+                del self.fresh[leaf_index]
             for key, head in batch.heads.items():
                 self._changed_bytes -= HEAD_BYTES + getsizeof(key)
                 if self.writing[key] is head:

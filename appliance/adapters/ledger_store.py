@@ -136,7 +136,7 @@ class SqliteLedgerStore:
         if contents.format != LEDGER_FORMAT:
             with self._writer.transaction() as db:
                 upgrade_tables(db, contents.summary.tree_size)
-        self._memory = LedgerMemory(self._cache_bytes_max, contents.summary.tree_size, contents.heads_leaf_next)
+        self._memory = LedgerMemory(self._cache_bytes_max, contents.heads_leaf_next)
         self._restore_heads(self._reader, contents.heads_leaf_next)
         rows = self._reader.rows_lazily("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
         self._stamps = AnswerStamps(array("q", (cast(int, row[0]) for row in rows)))
@@ -183,7 +183,7 @@ class SqliteLedgerStore:
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value, or None. Raises `StorageError`."""
-        leaf = self._memory.leaves.get(leaf_index)
+        leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
         if leaf is None:
             row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
             if row is not None:
