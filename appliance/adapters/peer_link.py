@@ -207,7 +207,6 @@ class Link(asyncio.Protocol):
         """Take the transport (asyncio's callback)."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._registry.add(self)
-        self._transport.set_write_buffer_limits(high=0)  # uvloop writes later what is below the mark
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # frames are coalesced here already

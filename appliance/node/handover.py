@@ -17,7 +17,7 @@ async def hand_over(driver: Driver) -> None:
     if core is None or core.state.role is not Role.LEADER or driver.failure:
         return
     connected = driver.network.connected()
-    voters = core.state.configuration.voters()
+    voters = core.state.voters
     best = max(
         ((p.match_index, n) for n, p in core.state.progress.items() if n in voters and n in connected),
         default=(0, NOBODY),

@@ -31,8 +31,8 @@ class Leadership:
         core = self._driver.core
         assert core is not None
         reached = self._voters_reached(core)
-        if reached < core.state.configuration.quorum():
-            raise self._no_quorum(reached, len(core.state.configuration.voters()))
+        if reached < len(core.state.voters) // 2 + 1:
+            raise self._no_quorum(reached, len(core.state.voters))
 
     def _voters_reached(self, core: RaftCore) -> int:
         """Voters that something was heard from lately, this node among them; a link to a frozen peer still stands."""
@@ -41,7 +41,7 @@ class Leadership:
         if now_s >= self._look_again_s:
             patience_s = max(CONTACT_S_MIN, 1.5 * driver.settings.election_timeout_s)
             heard = {node_id for node_id, silent_s in driver.network.connected().items() if silent_s < patience_s}
-            self._reached = len((heard | {driver.identity.node_id}) & set(core.state.configuration.voters()))
+            self._reached = len((heard | {driver.identity.node_id}) & set(core.state.voters))
             self._look_again_s = now_s + LOOK_INTERVAL_S
         return self._reached
 
@@ -92,6 +92,6 @@ class Leadership:
                 refusal or f"The cluster is not founded yet: {waiting}. Start the nodes that are missing.",
             )
         reached = self._voters_reached(driver.core)
-        if reached < driver.core.state.configuration.quorum():
-            return self._no_quorum(reached, len(driver.core.state.configuration.voters()))
+        if reached < len(driver.core.state.voters) // 2 + 1:
+            return self._no_quorum(reached, len(driver.core.state.voters))
         return ApplianceError("no_leader", "A majority is there, but it has not elected a leader yet. Send it again.")

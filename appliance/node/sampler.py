@@ -92,7 +92,7 @@ class Sampler:
                 "scribe_raft_term": state.term,
                 "scribe_raft_leader": state.role is Role.LEADER,
                 "scribe_raft_has_leader": state.leader_id != NOBODY,
-                "scribe_raft_voters": len(state.configuration.voters()),
+                "scribe_raft_voters": len(state.voters),
                 "scribe_raft_commit_index": state.commit_index,
                 "scribe_raft_last_index": state.log.last_index,
                 "scribe_raft_snapshot_index": state.log.snapshot_index,

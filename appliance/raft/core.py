@@ -9,9 +9,9 @@ order), and `applied(index)` for what was applied.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -202,7 +202,7 @@ class RaftCore:
         state = self.state
         if state.role is not Role.LEADER:
             raise NotLeader(state.leader_id)
-        if target not in state.progress or target not in state.configuration.voters():
+        if target not in state.progress or target not in state.voters:
             raise ValueError(f"node {target} is no other voter")
         state.transfer_target = target
         state.elapsed_ticks = 0
@@ -369,30 +369,10 @@ class RaftCore:
         return True
 
     def _dispatch(self, message: AnyMessage) -> None:
-        state = self.state
-        leading = state.role is Role.LEADER
-        match message:
-            case AppendRequest():
-                replication.on_append_request(state, message)
-            case AppendResponse() if leading:
-                replication.on_append_response(state, message)
-            case Heartbeat():
-                replication.on_heartbeat(state, message)
-            case HeartbeatResponse() if leading:
-                replication.on_heartbeat_response(state, message)
-                reads.on_round_acked(state)
-            case VoteRequest():
-                elections.on_vote_request(state, message)
-            case VoteResponse():
-                elections.on_vote_response(state, message)
-            case ReadIndexRequest():
-                reads.on_read_index_request(state, message)
-            case ReadIndexResponse():
-                reads.on_read_index_response(state, message)
-            case TimeoutNow():
-                elections.on_timeout_now(state, message)
-            case _:
-                pass  # an answer to a leader that this node no longer is
+        kind = type(message)
+        if kind in _FOR_LEADERS and self.state.role is not Role.LEADER:
+            return  # an answer to a leader that this node no longer is
+        _RULES[kind](self.state, message)
 
     def _unsaved_hard_state(self, writing: bool) -> HardState | None:
         """The hard state if it must be written. The commit index alone is no reason to write: a stored one that is
@@ -442,3 +422,22 @@ class RaftCore:
         state.unapplied.append((state.handed_index, size))
         state.unapplied_bytes += size
         return tuple(entries)
+
+
+def _on_heartbeat_response(state: RaftState, message: HeartbeatResponse) -> None:
+    replication.on_heartbeat_response(state, message)
+    reads.on_round_acked(state)
+
+
+_FOR_LEADERS: Final = frozenset((AppendResponse, HeartbeatResponse))
+_RULES: Final[dict[type[AnyMessage], Callable[[RaftState, Any], None]]] = {
+    AppendRequest: replication.on_append_request,
+    AppendResponse: replication.on_append_response,
+    Heartbeat: replication.on_heartbeat,
+    HeartbeatResponse: _on_heartbeat_response,
+    VoteRequest: elections.on_vote_request,
+    VoteResponse: elections.on_vote_response,
+    ReadIndexRequest: reads.on_read_index_request,
+    ReadIndexResponse: reads.on_read_index_response,
+    TimeoutNow: elections.on_timeout_now,
+}

@@ -42,7 +42,7 @@ def campaign(state: RaftState, *, pre_vote: bool, transfer: bool = False) -> Non
         term = state.term
     state.votes = {state.node_id: True} if pre_vote else {}  # the own vote counts once it is durable
     state.reset_timeout()
-    for voter in state.configuration.voters():
+    for voter in state.voters:
         if voter != state.node_id:
             request = state.make(
                 VoteRequest,
@@ -67,7 +67,7 @@ def own_vote_durable(state: RaftState, term: int) -> None:
 
 def count_votes(state: RaftState) -> None:
     """Act on the votes that came in."""
-    result = vote_result(state.configuration.voters(), state.votes)
+    result = vote_result(state.voters, state.votes)
     if result is VoteResult.LOST:
         state.become_follower(state.term, NOBODY)
     elif result is VoteResult.WON:
@@ -140,5 +140,5 @@ def check_quorum(state: RaftState) -> None:
     active[state.node_id] = True
     for progress in state.progress.values():
         progress.recent_active = False
-    if vote_result(state.configuration.voters(), active) is not VoteResult.WON:
+    if vote_result(state.voters, active) is not VoteResult.WON:
         state.become_follower(state.term, NOBODY)

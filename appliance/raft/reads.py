@@ -64,7 +64,7 @@ def on_round_acked(state: RaftState) -> None:
         return
     acked = {node_id: p.round_acked for node_id, p in state.progress.items()}
     acked[state.node_id] = state.round
-    if quorum_index(state.configuration.voters(), acked) < state.round:
+    if quorum_index(state.voters, acked) < state.round:
         return
     for read in state.round_reads:
         if read.requester == state.node_id:

@@ -115,7 +115,7 @@ def refuse(state: RaftState, request: AppendRequest) -> None:
 def on_append_response(state: RaftState, response: AppendResponse) -> None:
     """Learn how far a follower is."""
     progress = state.progress.get(response.sender)
-    if progress is None or not state.counts(response):
+    if progress is None or progress.incarnation != response.sender_incarnation:
         return
     progress.recent_active = True
     if not response.success:
@@ -136,7 +136,7 @@ def advance_commit(state: RaftState) -> None:
         return
     match = {node_id: p.match_index for node_id, p in state.progress.items()}
     match[state.node_id] = state.log.stable_index
-    index = quorum_index(state.configuration.voters(), match)
+    index = quorum_index(state.voters, match)
     if index > state.commit_index and commits_by_counting(state, index):
         state.commit_index = index
 
@@ -156,7 +156,7 @@ def on_heartbeat(state: RaftState, message: Heartbeat) -> None:
 def on_heartbeat_response(state: RaftState, message: HeartbeatResponse) -> None:
     """A follower lives: send again what may have been lost, and note the round that it answered."""
     progress = state.progress.get(message.sender)
-    if progress is None or not state.counts(message):
+    if progress is None or progress.incarnation != message.sender_incarnation:
         return
     progress.recent_active = True
     progress.round_acked = max(progress.round_acked, message.round)

@@ -96,6 +96,8 @@ class RaftState:
         self.commit_index = max(min(hard_state.commit_index, log.last_index), snapshot.index, applied_index)
         self.configurations: list[tuple[int, Configuration]] = [(snapshot.index, snapshot.configuration)]
         self.configurations.extend(configurations)
+        self._voters_of: Configuration | None = None
+        self._voters: tuple[int, ...] = ()
         # volatile
         self.role = Role.FOLLOWER
         self.leader_id = NOBODY
@@ -143,6 +145,14 @@ class RaftState:
     def configuration_index(self) -> int:
         """Index of the entry that carries the acting configuration."""
         return self.configurations[-1][0]
+
+    @property
+    def voters(self) -> tuple[int, ...]:
+        """Ids of the voters of the acting configuration; worked out once for each."""
+        configuration = self.configurations[-1][1]
+        if configuration is not self._voters_of:
+            self._voters_of, self._voters = configuration, configuration.voters()
+        return self._voters
 
     def is_voter(self) -> bool:
         """Whether this very incarnation is a voter of the acting configuration."""
