@@ -17,9 +17,9 @@ _NAMES_CURRENT: Final = re.compile(  # itself, or what lists tables
 _BATCH_ROWS_MAX: Final = 2048
 _BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 
-_CURRENT: Final = (
+_CURRENT: Final = (  # without an order, which would sort all values before the first row comes
     "SELECT h.key, h.version, h.leaf_index, h.timestamp_us, l.value FROM heads h"
-    " LEFT JOIN leaves l ON l.leaf_index = h.leaf_index WHERE h.deleted = 0 ORDER BY h.key"
+    " LEFT JOIN leaves l ON l.leaf_index = h.leaf_index WHERE h.deleted = 0"
 )
 _CURRENT_SCHEMA: Final = pa.schema(
     [
