@@ -13,6 +13,7 @@ what the file lacks finds it in the leaves behind that mark: `restore` at start,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from sys import getsizeof
 from typing import Final
 
@@ -27,7 +28,7 @@ CACHE_BYTES_PER_LAG_LEAF: Final = 2_048  # a small cache means a short lag
 SLICE_HEADS_MIN: Final = 32
 SLICE_HEADS_PER_LEAF_MIN: Final = 1.5  # so that a pass is over well before the next is due
 RETIRED_ROWS_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
-LOADED_HEADS_MAX: Final = 64
+LOADED_HEADS_MAX: Final = 512
 _CHANGES_BYTES: Final = 100
 
 
@@ -173,6 +174,15 @@ class LedgerMemory:
             self.heads.put(key, head)
         self.loaded.clear()
         self.shrink()
+
+    def unknown(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys whose heads only the file knows, if anybody."""
+        changed, heads, writing, loaded = self.changed, self.heads, self.writing, self.loaded
+        return [
+            key
+            for key in keys
+            if key not in changed and heads.get(key) is None and key not in writing and key not in loaded
+        ]
 
     def is_newer(self, key: str) -> bool:
         """Whether the file may hold an older head of this key than is known here."""

@@ -44,6 +44,10 @@ _SCHEMA: Final = (
     _HEADS_VIEW,
 )
 HEAD_BY_KEY: Final = "SELECT version, leaf_index, deleted, timestamp_us, size FROM stored_heads WHERE key = ?"
+HEADS_BY_KEYS: Final = tuple(  # for 32, 16 ... 1 keys: few statements, so that each stays prepared
+    (count, f"SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads WHERE key IN ({marks})")  # noqa: S608
+    for count, marks in ((2**n, ",".join("?" * 2**n)) for n in range(5, -1, -1))
+)
 PRESENT_KEYS: Final = (  # from, but not `after`, to before
     "SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads"
     " WHERE key >= ? AND key <> ? AND key < ? AND deleted = 0 ORDER BY key"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Final, cast
@@ -28,6 +28,7 @@ from appliance.adapters.ledger_memory import LedgerMemory
 from appliance.adapters.ledger_rows import (
     ANSWER_BY_KEY,
     HEAD_BY_KEY,
+    HEADS_BY_KEYS,
     LEAF_BY_INDEX,
     LEAVES_FROM,
     LEDGER_FORMAT,
@@ -88,6 +89,7 @@ class SqliteLedgerStore:
         self._latest = (Summary(), b"")
         self._memory = LedgerMemory(self._cache_bytes_max)
         self._stamps = AnswerStamps(array("q"))
+        self._absent: set[str] = set()  # keys of the last `prefetch` that the file lacks, until the next `add`
         self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
         self._added_bytes = 0
         self._inbox: deque[Batch] = deque()
@@ -155,6 +157,7 @@ class SqliteLedgerStore:
         """Take applied changes into memory; they and all that was taken since the last `add` are written together."""
         for change in changes:
             self.take(change)
+        self._absent.clear()
         self._memory.retire(self._file_index)
         batch = self._memory.seal(summary, meta)
         self._added_bytes += batch.size_bytes
@@ -175,11 +178,27 @@ class SqliteLedgerStore:
         memory = self._memory
         head = memory.changed.get(key) or memory.heads.get(key) or memory.writing.get(key) or memory.loaded.get(key)
         if head is None:
+            if key in self._absent:
+                return None
             row = self._open_reader().row(HEAD_BY_KEY, (key,))
             if row is not None:
                 head = head_from_row(row)
                 memory.keep_head(key, head)
         return head
+
+    def prefetch(self, keys: Iterable[str]) -> None:
+        """Read the heads that `head` will be asked for next, many with one query. Raises `StorageError`."""
+        memory = self._memory
+        wanted = memory.unknown(dict.fromkeys(keys))
+        self._absent = set(wanted)
+        at, left = 0, len(wanted)
+        for count, statement in HEADS_BY_KEYS:
+            while left >= count:
+                for row in self._open_reader().rows(statement, wanted[at : at + count]):
+                    key = cast(str, row[0])
+                    memory.keep_head(key, head_from_row(row[1:]))
+                    self._absent.discard(key)
+                at, left = at + count, left - count
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value, or None. Raises `StorageError`."""

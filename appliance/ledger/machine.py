@@ -184,13 +184,14 @@ class LedgerMachine:
         self._state_hash = sha256(self._state_hash + index.to_bytes(_INDEX_BYTES)).digest()
         return Changes(index, None)
 
-    def apply(self, index: int, term: int, data: bytes) -> Changes:
-        """Apply the data of a normal entry.
+    def apply(self, index: int, term: int, data: bytes, command: WriteCommand | None = None) -> Changes:
+        """Apply the data of a normal entry; `command` is what `decode_command` made of it, if that was asked before.
 
         Raises:
             UnknownCommand: this program does not know what the data means. Nothing was changed; the node must stop.
         """
-        command = decode_command(data)
+        if command is None:
+            command = decode_command(data)
         self._step(index, term)
         # A leader never stamps backwards; if one does, all nodes read the same later stamp instead.
         self._last_timestamp_us = max(self._last_timestamp_us, command.timestamp_us)

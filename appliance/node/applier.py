@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import Final
 
 import msgspec
 
-from appliance.ledger.commands import WriteResult
+from appliance.ledger.commands import WriteCommand, WriteResult, decode_command
 from appliance.ledger.machine import LedgerMachine, UnknownCommand
 from appliance.ledger.state import Summary
 from appliance.node.ports import LedgerStore
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import Configuration, Entry, EntryKind, SnapshotMeta
 from appliance.raft.state import decode_configuration
+
+_NORMAL: Final = int(EntryKind.NORMAL)
 
 
 class Applier:
@@ -61,20 +66,37 @@ class Applier:
             InvariantViolation: as `apply`; what came before that entry is applied.
         """
         results: list[WriteResult | None] = []
+        commands = self._look_ahead(entries) if len(entries) > 1 else ()
         try:
-            for entry in entries:
-                results.append(self._apply_one(entry))
+            for entry, command in zip_longest(entries, commands):
+                results.append(self._apply_one(entry, command))
         except (UnknownCommand, InvariantViolation):
             self._seal(results)
             raise
         self._seal(results)
         return results
 
-    def _apply_one(self, entry: Entry) -> WriteResult | None:
+    def _look_ahead(self, entries: Sequence[Entry]) -> list[WriteCommand | None]:
+        """What the entries say, up to the first that nobody knows; the heads they need are read together."""
+        commands: list[WriteCommand | None] = []
+        keys: list[str] = []
+        with suppress(UnknownCommand):  # whoever applies it comes upon it again
+            for entry in entries:
+                if entry.kind != _NORMAL:
+                    commands.append(None)
+                    continue
+                command = decode_command(entry.data)
+                commands.append(command)
+                for operation in command.operations:
+                    keys.append(operation.key)
+        self._store.prefetch(keys)
+        return commands
+
+    def _apply_one(self, entry: Entry, command: WriteCommand | None) -> WriteResult | None:
         if entry.index != self.machine.applied_index + 1:
             raise InvariantViolation(f"entry {entry.index} cannot be applied after {self.machine.applied_index}")
-        if entry.kind == EntryKind.NORMAL:
-            changes = self.machine.apply(entry.index, entry.term, entry.data)
+        if entry.kind == _NORMAL:
+            changes = self.machine.apply(entry.index, entry.term, entry.data, command)
         else:
             changes = self.machine.advance(entry.index, entry.term)
             if entry.kind == EntryKind.CONFIGURATION:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -151,6 +151,10 @@ class LedgerStore(StateView, Protocol):
 
     def load(self) -> tuple[Summary, bytes]:
         """The summary that is stored and the encoded `SnapshotMeta` beside it (empty when new)."""
+        ...
+
+    def prefetch(self, keys: Iterable[str]) -> None:
+        """Have the heads of these keys at hand until the next `add`: `head` will be asked for them."""
         ...
 
     def take(self, changes: Changes) -> None:

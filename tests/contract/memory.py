@@ -5,7 +5,7 @@ A disk object is what a data file is to the real stores: pass it to a new store 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -117,6 +117,9 @@ class MemoryLedgerStore(MemoryLedger):
         super().add(changes, summary, meta)
         self._pending.append((tuple(self._taken), summary, meta))
         self._taken.clear()
+
+    def prefetch(self, keys: Iterable[str]) -> None:
+        pass
 
     def take(self, changes: Changes) -> None:
         super().take(changes)

@@ -103,6 +103,20 @@ def test_the_log_continues_where_the_file_ended(store: LedgerStore, reopen: Open
     again.close()
 
 
+def test_looking_ahead_changes_no_answer(store: LedgerStore) -> None:
+    keys = [*model_at(200).heads, "never"]
+    replica = Replica(store)
+    for index in range(1, 201):
+        if index % 3 == 0:
+            store.prefetch(keys)
+        replica.apply_to(index)
+        if index % 10 == 0:
+            store.flush(index - 3)
+            assert_reads_as(store, index)
+    store.prefetch(["never", *keys, *keys])
+    assert_reads_as(store, 200)
+
+
 def test_a_copy_holds_what_was_flushed_and_replaces_another(store: LedgerStore, tmp_path: Path) -> None:
     replica = Replica(store)
     replica.apply_to(90)

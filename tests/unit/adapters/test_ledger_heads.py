@@ -113,3 +113,17 @@ def test_a_file_of_format_1_is_taken_over(tmp_path: Path) -> None:
     again.close()
     assert file_content(path) == model_content(model_at(300))
     assert verify_copy(path, CLUSTER_ID) == model_at(300).load()
+
+
+def test_a_key_that_was_looked_for_in_vain_is_found_once_it_is_written(tmp_path: Path) -> None:
+    """Also when its head has left memory again, and nothing was looked ahead for since."""
+    store = SqliteLedgerStore(tmp_path / "ledger.db", 0, CLUSTER_ID)
+    store.load()
+    model = model_at(INDEX)
+    store.prefetch(model.heads)
+    replica = Replica(store)
+    for index in range(1, INDEX + 1):
+        replica.apply_to(index)
+        store.flush(index)
+    assert {key: store.head(key) for key in model.heads} == model.heads
+    store.close()
