@@ -16,7 +16,17 @@ from typing import Final, Literal, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from appliance.adapters.sqlite import BulkInsert, Reader, Value, Writer, beside, file_bytes, sync_directory, sync_file
+from appliance.adapters.sqlite import (
+    ROWS_PER_STATEMENT_MAX,
+    BulkInsert,
+    Reader,
+    Value,
+    Writer,
+    beside,
+    file_bytes,
+    sync_directory,
+    sync_file,
+)
 from appliance.adapters.wal_scan import check_wal
 from appliance.node.ports import DamagedEntry, DamagedFile, DiskFull, EntriesUnavailable, StoredLog
 from appliance.raft.messages import (
@@ -149,21 +159,24 @@ class SqliteLogStore:
             first, last = entries[0].index, entries[-1].index
             assert self._snapshot.index < first <= self._last_index + 1, "an append must touch the log"
             assert last - first + 1 == len(entries), "the entries of an append must follow one another"
-        with self._writer.transaction() as db:
-            if entries:
-                if first <= self._last_index:
+        values: list[Value] = []
+        for entry in entries:
+            values += (entry.index, entry.term, int(entry.kind), entry.checksum, entry.data)
+        leftovers = self._oldest_row <= self._snapshot.index
+        adds_only = 0 < len(entries) <= ROWS_PER_STATEMENT_MAX and first == self._last_index + 1
+        if adds_only and hard_state is None and not leftovers:
+            self._writer.execute_alone(self._insert.exactly(len(entries)), values)
+        else:
+            with self._writer.transaction() as db:
+                if entries and first <= self._last_index:
                     db.execute("DELETE FROM entries WHERE idx >= ?", (first,))
-                values: list[Value] = []
-                for entry in entries:
-                    values += (entry.index, entry.term, int(entry.kind), entry.checksum, entry.data)
                 self._insert(db, values)
-            if hard_state is not None:
-                self._put("hard_state", msgspec.msgpack.encode(hard_state))
-            oldest_row = self._delete_leftovers(max(LEFTOVERS_PER_APPEND_MIN, 2 * len(entries)))
-        self._oldest_row = oldest_row
+                if hard_state is not None:
+                    self._put("hard_state", msgspec.msgpack.encode(hard_state))
+                oldest_row = self._delete_leftovers(max(LEFTOVERS_PER_APPEND_MIN, 2 * len(entries)))
+            self._oldest_row = oldest_row
         if entries:
             self._last_index = last
-        self._checkpoint_when_due()
 
     def _delete_leftovers(self, rows_max: int) -> int:
         """Delete some rows under the compaction line; answers the oldest row that is left."""
@@ -173,9 +186,14 @@ class SqliteLogStore:
         self._writer.db.execute("DELETE FROM entries WHERE idx <= ?", (end,))
         return end + 1
 
-    def _checkpoint_when_due(self) -> None:
-        if self._writer.wal_pages >= WAL_PAGES_MAX:
-            self._writer.checkpoint_if_room()  # what was appended is durable in the WAL already
+    def tidy(self) -> None:
+        """Keep the WAL small; what was appended is durable in it already."""
+        if self.tidy_due():
+            self._writer.checkpoint_if_room()
+
+    def tidy_due(self) -> bool:
+        """Whether `tidy` would do something, which may take milliseconds."""
+        return self._writer.wal_pages >= WAL_PAGES_MAX
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         """Entries first..last inclusive, at least one, stopping before `bytes_max` of data is exceeded.
@@ -240,7 +258,7 @@ class SqliteLogStore:
         self._snapshot = meta
         self._last_index = meta.index
         self._oldest_row = meta.index + 1
-        self._checkpoint_when_due()
+        self.tidy()
 
     def size_bytes(self) -> int:
         """Bytes on disk, the WAL included."""

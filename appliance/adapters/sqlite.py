@@ -25,6 +25,7 @@ Row = Sequence[Value]
 
 PAGE_BYTES: Final = 4096
 BUSY_TIMEOUT_MS: Final = 5_000  # another process holds a lock for moments only; longer is a failure
+STATEMENTS_KEPT: Final = 2 * 128  # prepared ones: an insert for each number of rows, and the others
 ROWS_PER_STATEMENT_MAX: Final = 128  # a step gives up the GIL, so one step should carry many rows
 
 
@@ -42,7 +43,7 @@ def connect(path: Path, *, vfs: str | None = None, read_only: bool = False, cach
     """
     flags = apsw.SQLITE_OPEN_READWRITE | (0 if read_only else apsw.SQLITE_OPEN_CREATE)
     try:
-        db = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs)
+        db = apsw.Connection(os.fspath(path), flags=flags, vfs=vfs, statementcachesize=STATEMENTS_KEPT)
     except apsw.Error as error:
         raise storage_error(path, None, error) from error
     try:
@@ -176,6 +177,17 @@ class Writer:
             return False
         return True
 
+    def execute_alone(self, statement: str, bindings: Sequence[Value]) -> None:
+        """One statement that is a transaction by itself: one step of SQLite, so the GIL is given up once. Raises as
+        `transaction`.
+        """
+        if self.failure is not None:
+            raise StorageFailed(f"{self.path} takes no more writes since: {self.failure}") from self.failure
+        try:
+            self.db.execute(statement, bindings)
+        except apsw.Error as error:
+            raise self._failed(error) from error
+
     def checkpoint(self, *, truncate: bool) -> bool:
         """Move what is in the WAL into the file and sync the file; True when all of it was moved.
 
@@ -232,11 +244,16 @@ class BulkInsert:
 
     def __init__(self, head: str, columns: int) -> None:
         row = "(" + ",".join("?" * columns) + ")"
+        self._exact = [f"{head} VALUES {','.join([row] * count)}" for count in range(ROWS_PER_STATEMENT_MAX + 1)]
         self._statements: list[tuple[int, str]] = []
         count = ROWS_PER_STATEMENT_MAX
         while count:
             self._statements.append((count * columns, f"{head} VALUES {','.join([row] * count)}"))
             count //= 2
+
+    def exactly(self, rows: int) -> str:
+        """The statement that inserts this many rows, at most `ROWS_PER_STATEMENT_MAX`."""
+        return self._exact[rows]
 
     def __call__(self, db: apsw.Connection, values: Sequence[Value]) -> None:
         """Insert rows in their order; their values stand one behind the other."""

@@ -131,6 +131,7 @@ class Driver:
             log=log,
             fsync_seconds=instruments.histogram("scribe_raft_fsync_seconds"),
             batch_entries=instruments.histogram("scribe_raft_append_batch_entries"),
+            quick_s=settings.quick_append_s,
         )
         self.snapshots = Snapshots(
             directory=settings.directory,

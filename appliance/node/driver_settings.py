@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from appliance.node.log_writer import QUICK_S
 from appliance.raft.state import RaftSettings
 
 TICKS_PER_HEARTBEAT: Final = 4
@@ -15,7 +16,7 @@ INSTALLING_FILE: Final = "snapshot-installing.db"
 
 
 class DriverSettings(Struct, frozen=True, kw_only=True):
-    """What the driver takes from the configuration; times in seconds."""
+    """What the driver takes from the configuration; times in seconds. `quick_append_s`: see `LogWriter`."""
 
     address: str
     raft_address: str
@@ -30,6 +31,7 @@ class DriverSettings(Struct, frozen=True, kw_only=True):
     idempotency_keys: int
     compact_log_entries: int
     keep_log_entries: int
+    quick_append_s: float = QUICK_S
 
     @property
     def tick_s(self) -> float:

@@ -115,6 +115,14 @@ class LogStore(Protocol):
         """In one transaction: drop everything from the first entry's index on, add the entries, set the hard state."""
         ...
 
+    def tidy_due(self) -> bool:
+        """Whether `tidy` would do something."""
+        ...
+
+    def tidy(self) -> None:
+        """Keep the files in shape after appends; may take milliseconds, and promises nothing."""
+        ...
+
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         """Entries first..last inclusive, at least one, stopping before `bytes_max` is exceeded; checksums checked."""
         ...

@@ -168,6 +168,7 @@ def test_a_failed_checkpoint_of_the_log_ends_all_writing(
     def append_many() -> None:
         for index in range(1, 40):
             store.append([entry(index)], None)
+            store.tidy()
 
     with pytest.raises(StorageFailed):
         append_many()
@@ -214,6 +215,7 @@ def test_a_full_disk_during_a_checkpoint_does_not_fail_the_append(
     disk.faults = faults
     for index in range(1, 60):
         store.append([entry(index)], None)
+        store.tidy()
     assert refused
     after = SqliteLogStore(disk.cut(tmp_path / "cut", Random(3)) / "raft.db")
     assert after.load().last_index == 59

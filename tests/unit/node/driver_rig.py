@@ -147,6 +147,7 @@ class Rig:
             idempotency_keys=100,
             compact_log_entries=1000,
             keep_log_entries=0,
+            quick_append_s=0.0,  # the disks of these tests wait for the test, which the event loop must not
         )
         self.driver = Driver(
             settings=settings,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.node.log_writer import Job, LogWriter, Saving, merge
-from appliance.raft.messages import Entry, EntryKind, HardState, make_entry
+from appliance.node.ports import DiskFull
+from appliance.raft.messages import AppendResponse, Entry, EntryKind, HardState, make_entry
 
 pytestmark = pytest.mark.anyio
 
@@ -57,8 +58,20 @@ class SlowStore:
         self.may_write = threading.Semaphore(0)
         self.writes: list[int] = []
         self.error: Exception | None = None
+        self.threads: list[int] = []
+        self.tidied_on: list[int] = []
+        self.dirty = False
+
+    def tidy_due(self) -> bool:
+        return self.dirty
+
+    def tidy(self) -> None:
+        if self.dirty:
+            self.tidied_on.append(threading.get_ident())
+            self.dirty = False
 
     def append(self, new: list[Entry], hard_state: HardState | None) -> None:
+        self.threads.append(threading.get_ident())
         self.entered.set()
         assert self.may_write.acquire(timeout=10)
         if self.error:
@@ -89,7 +102,7 @@ class Desk:
             await asyncio.wait_for(self.changed.wait(), 10)
 
 
-def writer_of(store: SlowStore, desk: Desk) -> LogWriter:
+def writer_of(store: SlowStore, desk: Desk, quick_s: float = 0.0) -> LogWriter:
     return LogWriter(
         store,  # type: ignore[arg-type]
         desk.on_saved,
@@ -98,6 +111,7 @@ def writer_of(store: SlowStore, desk: Desk) -> LogWriter:
         log=desk,  # type: ignore[arg-type]
         fsync_seconds=Ignored(),
         batch_entries=Ignored(),
+        quick_s=quick_s,
     )
 
 
@@ -151,3 +165,81 @@ async def test_jobs_keep_their_place_among_the_writes() -> None:
     await desk.until(2)
     assert order == ["job after 1 writes", "done"]
     writer.stop()
+
+
+class TestAtOnce:
+    """What promises something is written on the event loop while the disk is quick."""
+
+    PROMISE = AppendResponse(sender=1, sender_incarnation=1, to=2, term=1, success=True, index=1)
+
+    async def test_a_promise_is_kept_before_submit_returns(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk, quick_s=60.0)
+        store.may_write.release(2)
+        writer.submit(Saving(1, entries(1, 2, 1), None, (self.PROMISE,)))
+        assert (desk.saved, store.writes, store.threads) == ([1], [2], [threading.get_ident()])
+        writer.submit(Saving(2, entries(3, 1, 1), None, ()))  # nobody waits for it: a leader's own
+        await desk.until(2)
+        assert store.threads[1] != threading.get_ident()
+        writer.stop()
+
+    async def test_a_disk_that_was_slow_once_has_the_thread_for_a_while(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk, quick_s=1e-9)
+        store.may_write.release(2)
+        for n in (1, 2):
+            writer.submit(Saving(n, entries(n, 1, 1), None, (self.PROMISE,)))
+            await desk.until(n)
+        assert store.threads[0] == threading.get_ident()
+        assert store.threads[1] != threading.get_ident()
+        writer.stop()
+
+    async def test_what_the_thread_has_is_not_overtaken(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk, quick_s=60.0)
+        writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+        assert await asyncio.to_thread(store.entered.wait, 10)
+        writer.submit(Saving(2, entries(2, 1, 1), None, (self.PROMISE,)))
+        assert desk.saved == []
+        store.may_write.release(2)
+        await desk.until(2)
+        assert desk.saved == [1, 2]
+        assert threading.get_ident() not in store.threads
+        writer.stop()
+
+    async def test_a_checkpoint_is_the_threads(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk, quick_s=60.0)
+        store.may_write.release(1)
+        store.dirty = True
+        writer.submit(Saving(1, entries(1, 1, 1), None, (self.PROMISE,)))
+        writer.stop()
+        assert len(store.tidied_on) == 1
+        assert store.tidied_on != [threading.get_ident()]
+
+    async def test_nothing_is_promised_after_a_failed_write(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.error = OSError("fsync failed")
+        writer = writer_of(store, desk, quick_s=60.0)
+        store.may_write.release(3)
+        for n in (1, 2):
+            writer.submit(Saving(n, entries(n, 1, 1), None, (self.PROMISE,)))
+        writer.submit(Saving(3, (), None, (self.PROMISE,)))
+        writer.stop()
+        assert desk.saved == []
+        assert [str(e) for e in desk.failed] == ["fsync failed"]
+        assert len(store.threads) == 1
+
+    async def test_a_full_disk_is_waited_for_on_the_thread(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.error = DiskFull("no room left")
+        writer = writer_of(store, desk, quick_s=60.0)
+        store.may_write.release(2)
+        writer.submit(Saving(1, entries(1, 1, 1), None, (self.PROMISE,)))
+        await desk.until(1)  # the thread has met it, too
+        assert [str(e) for e in desk.failed] == ["no room left"]
+        store.error = None
+        store.may_write.release(1)
+        await desk.until(2)
+        assert desk.saved == [1]
+        writer.stop()

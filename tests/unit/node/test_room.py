@@ -21,6 +21,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[
     await made.driver.start()
     yield made
     made.log_store.full = False
+    made.network.reachable = set()  # a leader that stops has nobody to hand over to, and does not wait for it
     await made.driver.stop()
     made.data.close()
 
