@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from appliance.http.routes import Route
 from appliance.node.ports import Span
@@ -29,8 +30,7 @@ class BodySource(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class GatewayRequest:
+class GatewayRequest(Struct):
     """A request as it came off the wire.
 
     Attributes:
@@ -50,8 +50,7 @@ class GatewayRequest:
     body: BodySource
 
 
-@dataclass(slots=True)
-class GatewayResponse:
+class GatewayResponse(Struct):
     """An answer. `headers` lack Content-Length, Date and Connection; `code` is the error's, empty otherwise."""
 
     status: int
@@ -60,8 +59,7 @@ class GatewayResponse:
     code: str = ""
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(Struct):
     """One request on its way through the gateway.
 
     Attributes:

@@ -12,8 +12,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from appliance import __version__
+from appliance.adapters.telemetry.tallies import TallyCounters, TallyHistograms
 from appliance.node.ports import Counter, Gauge, Histogram
 from appliance.tables.metrics import METRICS, Kind, MetricRow
+
+HOT_COUNTERS: Final = frozenset(("scribe_ops_total", "scribe_raft_proposals_total"))
+"""Counted at each request, on the event loop alone."""
 
 WINDOW_S: Final = 60.0
 _MARKS_MAX: Final = 8
@@ -47,13 +51,13 @@ class Registry:
         """The client adds `_total` to a counter's name when it lacks it and leaves a gauge's alone. The row's unit is
         not handed on: the client would append it to the name.
         """
+        if row.kind is Kind.HISTOGRAM or row.name in HOT_COUNTERS:
+            collector = TallyHistograms(row) if row.kind is Kind.HISTOGRAM else TallyCounters(row)
+            self._registry.register(collector)
+            return collector
         if row.kind is Kind.COUNTER:
             return prometheus_client.Counter(row.name, row.help, row.labels, registry=self._registry)
-        if row.kind is Kind.GAUGE:
-            return prometheus_client.Gauge(row.name, row.help, row.labels, registry=self._registry)
-        return prometheus_client.Histogram(
-            row.name, row.help, row.labels, registry=self._registry, buckets=tuple(row.buckets)
-        )
+        return prometheus_client.Gauge(row.name, row.help, row.labels, registry=self._registry)
 
     def _child(self, kind: Kind, name: str, labels: Mapping[str, str]) -> Any:
         row = METRICS[name]
@@ -62,7 +66,9 @@ class Registry:
         if set(row.labels) != set(labels):
             raise KeyError(f"{name} has the labels {row.labels}, not {tuple(labels)}")
         metric = self._metrics[name]
-        return metric.labels(*(labels[label] for label in row.labels)) if row.labels else metric
+        if row.labels or isinstance(metric, TallyCounters | TallyHistograms):
+            return metric.labels(*(labels[label] for label in row.labels))
+        return metric
 
     def counter(self, name: str, **labels: str) -> Counter:
         """The counter's child with these labels; `KeyError` when the table has no such counter or labels."""
