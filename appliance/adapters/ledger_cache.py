@@ -1,21 +1,22 @@
 """Bounded caches of what `ledger.db` holds. They belong to the event loop's thread alone; nothing is locked.
 
 What came first leaves first. Keeping the order of use would cost each access more than reading a key again from the
-file costs once in a while.
+file costs once in a while. The dictionaries are ordered ones, because a plain one whose front was removed is searched
+for its new front from the old one on, over all the holes, each time.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from itertools import islice
-from sys import getsizeof
+from collections import OrderedDict
 from typing import Final
 
 from appliance.ledger.state import Head, NewLeaf
 
-HEAD_BYTES: Final = 230  # a head, its integers and its place in the dictionary, measured; its key comes on top
-LEAF_BYTES: Final = 330  # the same for a leaf; its JSON and its value come on top
+HEAD_BYTES: Final = 360  # a head, its integers and its place in the dictionary, measured; its key's text comes on top
+LEAF_BYTES: Final = 410  # the same for a leaf; its JSON and its value come on top
+BYTES_PER_CHARACTER_MAX: Final = 6  # of a text beyond ASCII: wide characters, and UTF-8 beside them once it was written
 EVICTED_PER_CALL_MAX: Final = 512  # well under a millisecond of the loop's time
 SLACK_DIVISOR: Final = 64  # evicting goes this share below the bound, so that it is not done all the time
 
@@ -28,21 +29,21 @@ class HeadCache:
     """
 
     def __init__(self) -> None:
-        self._heads: dict[str, Head] = {}
+        self._heads: OrderedDict[str, Head] = OrderedDict()
         self.size_bytes = 0
         self.get = self._heads.get  # the head of a key, or None
 
     def put(self, key: str, head: Head) -> None:
         """Keep a head."""
         if key not in self._heads:
-            self.size_bytes += HEAD_BYTES + getsizeof(key)
+            self.size_bytes += head_bytes(key)
         self._heads[key] = head
 
     def pop(self, key: str) -> Head | None:
         """Let go of a key that no longer stands so in the file; answers what was kept."""
         head = self._heads.pop(key, None)
         if head is not None:
-            self.size_bytes -= HEAD_BYTES + getsizeof(key)
+            self.size_bytes -= head_bytes(key)
         return head
 
     def shrink(self, bytes_max: int) -> None:
@@ -50,10 +51,11 @@ class HeadCache:
         if self.size_bytes <= bytes_max:
             return
         bytes_max -= bytes_max // SLACK_DIVISOR
-        for key in list(islice(self._heads, EVICTED_PER_CALL_MAX)):
-            if self.size_bytes <= bytes_max:
-                break
-            self.pop(key)
+        popitem, left = self._heads.popitem, EVICTED_PER_CALL_MAX
+        while self.size_bytes > bytes_max and left > 0:
+            key, _ = popitem(last=False)
+            self.size_bytes -= head_bytes(key)
+            left -= 1
 
 
 class LeafCache:
@@ -65,7 +67,7 @@ class LeafCache:
     """
 
     def __init__(self) -> None:
-        self._leaves: dict[int, NewLeaf] = {}
+        self._leaves: OrderedDict[int, NewLeaf] = OrderedDict()
         self.size_bytes = 0
         self.get = self._leaves.get  # a leaf by its index, or None
 
@@ -85,10 +87,15 @@ class LeafCache:
         if self.size_bytes <= bytes_max:
             return
         bytes_max -= bytes_max // SLACK_DIVISOR
-        for leaf_index in list(islice(self._leaves, EVICTED_PER_CALL_MAX)):
-            if self.size_bytes <= bytes_max:
-                break
-            self.pop(leaf_index)
+        popitem, left = self._leaves.popitem, EVICTED_PER_CALL_MAX
+        while self.size_bytes > bytes_max and left > 0:
+            self.size_bytes -= leaf_bytes(popitem(last=False)[1])
+            left -= 1
+
+
+def head_bytes(key: str) -> int:
+    """About the memory that a head and its key take: the same for equal keys, which `getsizeof` is not."""
+    return HEAD_BYTES + (len(key) if key.isascii() else BYTES_PER_CHARACTER_MAX * len(key))
 
 
 def leaf_bytes(leaf: NewLeaf) -> int:
