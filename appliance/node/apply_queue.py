@@ -7,21 +7,26 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from appliance.node.ports import StorageError
 from appliance.raft.messages import Entry
 
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
 SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
+PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # applied and not yet in the ledger file; beyond it entries wait
 
 
 class ApplyQueue:
-    """Applies what is committed, a slice at a time, so that heartbeats are not held up by a long replay."""
+    """Applies what is committed, a slice at a time, so that heartbeats are not held up by a long replay, and no faster
+    than the ledger file follows.
+    """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._queue: deque[Entry] = deque()
         self._more_wanted = False
+        self._waiting: asyncio.Task[None] | None = None  # for the ledger file
 
     def extend(self, entries: Iterable[Entry]) -> None:
         """Queue committed entries behind those that wait."""
@@ -37,14 +42,19 @@ class ApplyQueue:
         core = driver.core
         if core is None or driver.installing or self._more_wanted or driver.failure:
             return
+        if driver.ledger_store.pending_bytes() > PENDING_BYTES_MAX:
+            self._more_wanted = True
+            self._waiting = asyncio.create_task(self._wait_for_file())
+            return
         entries = [queue.popleft() for _ in range(min(len(queue), SLICE_ENTRIES))]
         started_us = 0 if driver.traces.is_empty() else driver.clock.now_us()
         results = driver.applier.apply_run(entries)
         core.applied(driver.applier.applied_index)
-        now_s = driver.clock.monotonic_s()
-        resolve = driver.writes.resolve
-        for entry, result in zip(entries, results, strict=True):
-            resolve(entry.index, entry.term, result, now_s)
+        if not driver.writes.is_empty():
+            now_s = driver.clock.monotonic_s()
+            resolve = driver.writes.resolve
+            for entry, result in zip(entries, results, strict=True):
+                resolve(entry.index, entry.term, result, now_s)
         if started_us:
             for entry in entries:
                 driver.traces.applied(entry, started_us)
@@ -63,3 +73,18 @@ class ApplyQueue:
             self.run()
         except Exception as error:
             self._driver.fail(error)
+
+    async def _wait_for_file(self) -> None:
+        """Go on once little enough waits to be written. When nothing can be written yet, the next look is an interval
+        later, so that waiting for the log or for room on the disk costs nothing.
+        """
+        driver = self._driver
+        store = driver.ledger_store
+        try:
+            while (pending_bytes := store.pending_bytes()) > PENDING_BYTES_MAX:
+                await driver.keeper.flushed()
+                if store.pending_bytes() >= pending_bytes:
+                    await asyncio.sleep(driver.settings.flush_interval_s)
+        except StorageError:
+            return  # the ledger file is closed, or failed, which its keeper reports
+        self.run_more()

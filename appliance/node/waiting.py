@@ -64,6 +64,10 @@ class WaitingWrites:
     def __len__(self) -> int:
         return sum(map(len, self._by_index.values()))
 
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._by_index
+
     def add(self, index: int, term: int, now_s: float, waiter: WriteWaiter) -> None:
         """Wait for the entry at (index, term)."""
         write = _Write(index, term, now_s, waiter)

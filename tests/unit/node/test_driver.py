@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, TERM, WAIT_S, Rig, until
 
 from appliance.node.ports import Hello, Identity
-from appliance.raft.messages import AnyMessage, AppendResponse, SnapshotMeta
+from appliance.raft.messages import AnyMessage, AppendResponse, HeartbeatResponse, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -185,3 +187,33 @@ async def test_no_snapshot_is_begun_while_the_node_stops(rig: Rig) -> None:
     await asyncio.sleep(0.05)
     assert not started.is_set()
     assert not rig.driver.snapshots.is_sending()
+
+
+async def test_a_replay_is_no_faster_than_the_ledger_file_follows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound_bytes, slice_bytes = 2_000, 2 * 1_000
+    monkeypatch.setattr("appliance.node.apply_queue.PENDING_BYTES_MAX", bound_bytes)
+    monkeypatch.setattr("appliance.node.apply_queue.SLICE_ENTRIES", 2)
+    store, may_flush, most_bytes = rig.ledger_store, threading.Event(), 0
+    add: Callable[..., None] = store.add
+    flush: Callable[[int], int] = store.flush
+
+    def watched(*args: Any) -> None:
+        nonlocal most_bytes
+        add(*args)
+        most_bytes = max(most_bytes, store.pending_bytes())
+
+    def held_back(index_max: int) -> int:
+        assert may_flush.wait(WAIT_S)
+        return flush(index_max)
+
+    monkeypatch.setattr(store, "add", watched)
+    monkeypatch.setattr(store, "flush", held_back)
+    rig.append(2, 60, commit=61)
+    await until(lambda: store.pending_bytes() > bound_bytes, "the bound to be passed")
+    held_at = rig.driver.applier.applied_index
+    rig.heartbeat()
+    await until(lambda: any(isinstance(m, HeartbeatResponse) for m in rig.network.sent), "the heartbeat's answer")
+    assert rig.driver.applier.applied_index == held_at < 61
+    may_flush.set()
+    await until(lambda: rig.driver.applier.applied_index == 61, "the rest to be applied")
+    assert most_bytes < bound_bytes + slice_bytes
