@@ -52,6 +52,7 @@ from appliance.tables.settings import Settings
 
 STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
 EXIT_FAILED: Final = 1
+GC_THRESHOLDS: Final = (20_000, 20, 20)  # little here is garbage in a ring, so it is looked for less often
 UMASK: Final = 0o027  # whatever the service manager set: the ledger's values are no business of other users
 LATENCY: Final = "scribe_request_latency_seconds"
 
@@ -117,6 +118,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     )
     gc.collect()
     gc.freeze()  # what lives as long as the process is not looked at again
+    gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     log.info("node.stopping", node_id=node_id, reason=failures[0] if failures else "asked to")
     for task in tasks:
