@@ -19,10 +19,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, HotRoute, Settled
 from appliance.http.gateway import CLIENT_GONE_STATUS
+from appliance.http.limits import HOT_TARGET_BYTES_MAX, PIPELINE_MAX
 from appliance.http.protocol import GatewayProtocol
 from appliance.http.routes import Route
 
+_NOTHING_LEFT: Final = (0.0, 0)
 _NOT_SIMPLE: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+
+
+class PipelineTooLongError(Exception):
+    """Stops the parser: a client sends more requests than may wait on one connection."""
 
 
 class DirectGateway(Protocol):
@@ -92,9 +98,11 @@ class DirectProtocol(GatewayProtocol):
         self._gateway = gateway
         self._hot: HotRoute | None = None  # of the hot request whose body is coming in
         self._body = b""
+        self._direct: DirectCycle | None = None  # under way; others may wait behind it, so it need not be `cycle`
         self._address = ""
         self._idle_since_s = 0.0
         self._idle_timer: TimerHandle | None = None
+        self._unread = _NOTHING_LEFT  # when the last answer was written, and its bytes that the last look found unread
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -117,18 +125,23 @@ class DirectProtocol(GatewayProtocol):
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        self.headers.append((name.lower(), value))
+        """Keep a header. A trailer is none (RFC 9110, 6.5.1), though the parser calls for it, too."""
+        if self._head_bytes >= 0:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is complete: decide which way the request goes."""
         self._note_head_complete()
-        if (self.cycle is None or self.cycle.response_complete) and not self._refused:
+        if self.cycle is None or self.cycle.response_complete:
+            if self.transport.is_closing():
+                return  # the last answer said so; this came with its request, and is not begun
             hot = self._gateway.hot(self.parser.get_method(), self.url)
             if hot is not None and self._is_simple():
                 self._hot = hot
-                self._body = b""
                 return
+        elif len(self.pipeline) >= PIPELINE_MAX:
+            self._refuse("overloaded", f"{PIPELINE_MAX} requests wait on this connection, as many as may.")
+            raise PipelineTooLongError
         self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
@@ -148,6 +161,8 @@ class DirectProtocol(GatewayProtocol):
         self._note_message_complete()
         path, _, query = self.url.partition(b"?")
         cycle = DirectCycle(self._body, self.parser.should_keep_alive())
+        self._body = b""
+        self._direct = cycle
         self.cycle = cycle  # type: ignore[assignment]  # what uvicorn asks of a cycle is there
         request = GatewayRequest(hot.route.method, path, query, self.headers, self._address, cycle)
         self._start(cycle, hot, self._gateway.begin(request, hot.route))
@@ -156,13 +171,14 @@ class DirectProtocol(GatewayProtocol):
         for name, _ in self.headers:
             if name in _NOT_SIMPLE:
                 return False
-        return bool(self.parser.get_http_version() == "1.1")
+        return len(self.url) <= HOT_TARGET_BYTES_MAX and bool(self.parser.get_http_version() == "1.1")
 
     def _hand_over(self) -> None:
         """Let uvicorn have a request whose body is still coming in."""
+        body, self._body = self._body, b""
         self._begin_cycle()
-        if self._body:
-            super().on_body(self._body)
+        if body:
+            super().on_body(body)
 
     def _begin_cycle(self) -> None:
         """What uvicorn does from a request's first byte to the end of its head."""
@@ -197,8 +213,9 @@ class DirectProtocol(GatewayProtocol):
 
     def cut_short(self) -> None:
         """The server stops now: answer what is under way without a task, which nobody can cancel."""
-        cycle = self.cycle
-        if isinstance(cycle, DirectCycle):
+        cycle = self._direct
+        if cycle is not None:
+            cycle.keep_alive = False  # what waits behind it is not begun any more
             self._settle(cycle, asyncio.CancelledError())
 
     def _settle(self, cycle: DirectCycle, outcome: Settled) -> None:
@@ -207,6 +224,7 @@ class DirectProtocol(GatewayProtocol):
         if exchange is None:
             return
         cycle.exchange = None
+        cycle.body = b""
         try:
             response = self._gateway.end(exchange, outcome)
             if self.flow.write_paused:
@@ -227,6 +245,7 @@ class DirectProtocol(GatewayProtocol):
 
     def _answer(self, cycle: DirectCycle, response: GatewayResponse) -> None:
         cycle.response_complete = True
+        self._direct = None
         if self.transport.is_closing():
             return
         if response.status != CLIENT_GONE_STATUS:
@@ -243,9 +262,8 @@ class DirectProtocol(GatewayProtocol):
             self._default_lines = b"".join(b"%s: %s\r\n" % pair for pair in default_headers)
         parts = [STATUS_LINE[response.status], self._default_lines]
         parts += [b"%s: %s\r\n" % pair for pair in response.headers]
-        if not keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(response.body))
+        parts.append(b"content-length: %d\r\n" % len(response.body))
+        parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
         parts.append(response.body)
         self.transport.write(b"".join(parts))
 
@@ -257,21 +275,35 @@ class DirectProtocol(GatewayProtocol):
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         self._idle_since_s = self.loop.time()
-        if self._idle_timer is None and not self.transport.is_closing():
+        if self._idle_timer is None and (not self.transport.is_closing() or self.transport.get_write_buffer_size()):
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
-        """Close a connection that was idle too long. One timer for many requests: it looks, and waits for the rest."""
+        """Close a connection that was idle too long, and give up a client that reads nothing of its answer. One timer
+        for many requests: it looks, and waits for the rest.
+        """
         self._idle_timer = None
-        if self.transport.is_closing():
-            return
         left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
-        if not self._between or (self.cycle is not None and not self.cycle.response_complete):
-            left_s = max(left_s, self.timeout_keep_alive)  # busy; the end of the answer moves the line
+        unread_bytes = self.transport.get_write_buffer_size()
+        unread = (self._idle_since_s, unread_bytes) if unread_bytes else _NOTHING_LEFT
+        if unread_bytes and unread == self._unread:
+            self.transport.abort()  # a close would wait for it without end, the answer in memory
+            return
+        self._unread = unread
+        if unread_bytes or self._is_busy():
+            left_s = max(left_s, self.timeout_keep_alive)
         if left_s > 0:
             self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
         else:
             self.transport.close()
+
+    def _is_busy(self) -> bool:
+        """Whether an answer is owed or a head is coming in, which has its own time; the rest of a body that was
+        answered already is nothing to wait for.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            return True
+        return self._head_bytes >= 0 and not self._between
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -16,7 +16,15 @@ BODY_TIMEOUT_S: Final = 60.0
 """Time for a request's body to come in."""
 
 KEEP_ALIVE_S: Final = 75
-"""How long an idle connection stays open (nginx: 75)."""
+"""How long an idle connection stays open (nginx: 75), and a client may read nothing of an answer."""
+
+HOT_TARGET_BYTES_MAX: Final = 4096
+"""Target of a request on the fast path: the longest key, percent-encoded, and some more. A longer one, refused or not,
+goes the long way, whose parser takes 65,535.
+"""
+
+PIPELINE_MAX: Final = 1000
+"""Requests that wait on one connection for their turn; each takes some KiB. A client that sends more is closed."""
 
 CONNECTIONS_MAX: Final = 10_000
 """Open client connections; a further one is answered with 503 `overloaded`."""

@@ -108,6 +108,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _head_timed_out(self) -> None:
         self._head_timer = None
+        if self.flow.read_paused:  # by us: the rest may have been sent long ago
+            self._await_head()
+            return
         self._refuse("bad_request", f"The request's head did not come in within {HEAD_TIMEOUT_S:g} s.")
 
     def _refuse(self, code: str, detail: str) -> None:
@@ -129,5 +132,8 @@ def _with_ascii_target(data: bytes) -> bytes:
     """Percent-encode the bytes beyond ASCII in a request line, as the client should have done: the parser refuses
     them, but curl sends a path as it was typed.
     """
-    line, newline, rest = data.partition(b"\n")
-    return quote_from_bytes(line, safe=_ASCII).encode("ascii") + newline + rest
+    end = data.find(b"\n") + 1 or len(data)
+    line = data[:end]
+    if line.isascii():
+        return data
+    return quote_from_bytes(line, safe=_ASCII).encode("ascii") + data[end:]

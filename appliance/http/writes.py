@@ -136,10 +136,12 @@ class WriteRoute:
     def _settle(
         self, request: WriteRequest, done: Callable[[Settled], None], result: WriteResult | ApplianceError
     ) -> None:
+        outcome: Settled
         try:
-            done(self._respond(request, result) if isinstance(result, WriteResult) else result)
-        except ApplianceError as error:
-            done(error)
+            outcome = self._respond(request, result) if isinstance(result, WriteResult) else result
+        except Exception as error:  # also a fault of ours, which is no reason for the node to fail
+            outcome = error
+        done(outcome)
 
     def _respond(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
         """The answer. Raises what a result that is not OK means."""
