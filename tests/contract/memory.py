@@ -121,6 +121,9 @@ class MemoryLedgerStore(MemoryLedger):
     def prefetch(self, keys: Iterable[str]) -> None:
         pass
 
+    def expect(self, entries: int) -> None:
+        pass
+
     def take(self, changes: Changes) -> None:
         super().take(changes)
         self._taken.append(changes)

@@ -63,7 +63,9 @@ def test_no_cut_loses_an_acknowledged_append(
                     make_entry(term, first + n, EntryKind.NORMAL, random.randbytes(size))
                     for n, size in enumerate(sizes)
                 ]
-                store.append(entries, HardState(term, 1, last))
+                alone = kind == "append" and term == stored.hard_state.term and random.random() < 0.5
+                store.append(entries, None if alone else HardState(term, 1, last))
+                store.tidy()
             case "vote":
                 store.append([], HardState(term + 1, 2, last))
             case "compact":

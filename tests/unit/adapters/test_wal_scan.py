@@ -192,6 +192,7 @@ def test_frames_of_an_earlier_round_are_not_looked_at(tmp_path: Path, monkeypatc
     store.load()
     for index in range(1, 12):
         store.append([make_entry(1, index, EntryKind.NORMAL, os.urandom(9_000))], None)
+        store.tidy()
     scan = scan_wal(tmp_path / "raft.db")
     written = len(frames((tmp_path / "raft.db-wal").read_bytes()))
     store.close()
