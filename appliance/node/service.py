@@ -27,7 +27,7 @@ from appliance.node.waiting import WriteWaiter, settle
 from appliance.raft.core import NotLeader
 from appliance.tables.errors import ApplianceError
 
-PENDING_BYTES_MAX: Final = 512 * 1024 * 1024  # applied changes that wait for the ledger file before writes are refused
+IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024  # of writes without an outcome; one that finds less than that may pass it
 PROPOSAL_OUTCOMES: Final = ("committed", "not_committed", "unknown", "refused")
 
 
@@ -62,7 +62,9 @@ class Service:
         self._concurrency_max = concurrency_max
         self._timeout_s = write_timeout_s
         self._in_flight = 0  # proposed here, without an outcome
+        self._in_flight_bytes = 0
         self._elsewhere = 0  # taken by `write`: many of them wait at the leader
+        self._elsewhere_bytes = 0  # their values
         self._salts = SaltPool()
         self._leadership = Leadership(driver)
         self._reading = Reading(driver, self._leadership, write_timeout_s)
@@ -79,7 +81,9 @@ class Service:
         """Carry out a write, here or through the leader. Only what surely was not handed over is tried again."""
         self._refuse_if_full()
         deadline_s = self._driver.clock.monotonic_s() + self._timeout_s
+        size_bytes = sum(len(operation.value) for operation in request.operations)
         self._elsewhere += 1
+        self._elsewhere_bytes += size_bytes
         try:
             while True:
                 await self._leadership.wait(deadline_s)
@@ -96,6 +100,7 @@ class Service:
                     await asyncio.sleep(self._driver.settings.tick_s)  # the leader is being replaced
         finally:
             self._elsewhere -= 1
+            self._elsewhere_bytes -= size_bytes
 
     async def serve_write(self, request: WriteRequest) -> WriteResult:
         """A follower forwarded a write to this node as the leader."""
@@ -128,11 +133,13 @@ class Service:
         self._leadership.refuse_without_quorum()
         salts = self._salts.take(len(request.operations))
         data = encode_write(request, self._driver.next_stamp_us(), salts, self._idempotency_keys)
-        self._driver.propose(data, request.traceparent, partial(self._settle, done))
+        self._driver.propose(data, request.traceparent, partial(self._settle, done, len(data)))
         self._in_flight += 1
+        self._in_flight_bytes += len(data)
 
-    def _settle(self, done: WriteWaiter, outcome: WriteResult | ApplianceError) -> None:
+    def _settle(self, done: WriteWaiter, size_bytes: int, outcome: WriteResult | ApplianceError) -> None:
         self._in_flight -= 1
+        self._in_flight_bytes -= size_bytes
         if isinstance(outcome, WriteResult):
             self._committed.inc()
         else:
@@ -149,9 +156,10 @@ class Service:
         if waiting >= self._concurrency_max:
             self._outcomes["refused"].inc()
             raise ApplianceError("overloaded", f"{waiting} writes are waiting already (performance.max_concurrency).")
-        if driver.ledger_store.pending_bytes() > PENDING_BYTES_MAX:
+        waiting_bytes = max(self._in_flight_bytes, self._elsewhere_bytes)
+        if waiting_bytes >= IN_FLIGHT_BYTES_MAX:
             self._outcomes["refused"].inc()
-            raise ApplianceError("overloaded", "The disk does not keep up with the writes.")
+            raise ApplianceError("overloaded", f"Writes of {waiting_bytes} bytes together are waiting already.")
 
     def _refuse_without_room(self) -> None:
         if self._driver.room.full:
