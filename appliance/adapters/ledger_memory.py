@@ -46,6 +46,7 @@ class LedgerMemory:
         answers: stored answers that are not known to be in the file.
         fresh: leaves in batches that are not known to be in the file, by their index.
         leaves: others.
+        leaves_expected: about how many more come in a moment, as far as is known. A pass would be outdated by them.
     """
 
     def __init__(self, bytes_max: int, heads_leaf_next: int = 0) -> None:
@@ -65,6 +66,7 @@ class LedgerMemory:
         self._pass_behind: str | None = None  # last key that the pass has taken along; None when there is none
         self._batch = Batch()
         self._batches: deque[Batch] = deque()
+        self.leaves_expected = 0
 
     def size_bytes(self) -> int:
         """About the memory of all heads and leaves in here."""
@@ -110,7 +112,7 @@ class LedgerMemory:
         """End the batch of everything taken since the last call; heads that are due go along."""
         batch, self._batch = self._batch, Batch()
         batch.summary, batch.meta = summary, meta
-        if self._pass_behind is None and summary.tree_size - self._pass_begin >= self._lag_leaves:
+        if self._pass_behind is None and self._is_pass_due(summary.tree_size):
             self._pass_begin, self._pass_behind = summary.tree_size, ""
             # After a start there may be more than one lag's worth: the pass ends before the next is due all the same.
             self._pass_heads_per_leaf = max(SLICE_HEADS_PER_LEAF_MIN, 1.25 * len(self.changed) / self._lag_leaves)
@@ -118,6 +120,11 @@ class LedgerMemory:
             self._take_along(batch)
         self._batches.append(batch)
         return batch
+
+    def _is_pass_due(self, tree_size: int) -> bool:
+        if tree_size - self._pass_begin < self._lag_leaves:
+            return False
+        return self.leaves_expected < self._lag_leaves or len(self.changed) >= self._lag_leaves
 
     def _take_along(self, batch: Batch) -> None:
         left = max(SLICE_HEADS_MIN, int(batch.leaf_count() * self._pass_heads_per_leaf))

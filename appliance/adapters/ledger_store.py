@@ -200,6 +200,10 @@ class SqliteLedgerStore:
                     self._absent.discard(key)
                 at, left = at + count, left - count
 
+    def expect(self, entries: int) -> None:
+        """So many more entries wait to be applied: what they may outdate need not be written before them."""
+        self._memory.leaves_expected = entries
+
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value, or None. Raises `StorageError`."""
         leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)

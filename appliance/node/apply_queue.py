@@ -48,6 +48,8 @@ class ApplyQueue:
             return
         entries = [queue.popleft() for _ in range(min(len(queue), SLICE_ENTRIES))]
         started_us = 0 if driver.traces.is_empty() else driver.clock.now_us()
+        if entries:
+            driver.ledger_store.expect(core.state.commit_index - entries[-1].index)
         results = driver.applier.apply_run(entries)
         core.applied(driver.applier.applied_index)
         if not driver.writes.is_empty():

@@ -165,6 +165,10 @@ class LedgerStore(StateView, Protocol):
         """Have the heads of these keys at hand until the next `add`: `head` will be asked for them."""
         ...
 
+    def expect(self, entries: int) -> None:
+        """So many more entries wait to be applied: what they may outdate need not be written before them."""
+        ...
+
     def take(self, changes: Changes) -> None:
         """Take one entry's changes into memory: all reads see them from now on, but they are written only with what
         the next `add` brings. Raises nothing, blocks on nothing.

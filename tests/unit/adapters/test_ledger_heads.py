@@ -127,3 +127,40 @@ def test_a_key_that_was_looked_for_in_vain_is_found_once_it_is_written(tmp_path:
         store.flush(index)
     assert {key: store.head(key) for key in model.heads} == model.heads
     store.close()
+
+
+def test_a_pass_waits_for_what_would_outdate_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lag_leaves = 240
+    assert len(model_at(INDEX).heads) < lag_leaves < model_at(INDEX).load()[0].tree_size // 2
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_LEAVES_MAX", lag_leaves)
+    path = tmp_path / "ledger.db"
+    store = SqliteLedgerStore(path, 10**6, CLUSTER_ID)
+    store.load()
+    replica = Replica(store)
+    for index in range(1, INDEX):
+        store.expect(lag_leaves)
+        replica.apply_to(index)
+    store.flush(INDEX)
+    assert mark_of(path) == (0, 0)
+    store.expect(0)
+    replica.apply_to(INDEX)
+    store.flush(INDEX)
+    store.close()
+    assert mark_of(path)[1] > 0
+    assert file_content(path) == model_content(model_at(INDEX))
+
+
+def test_but_not_when_too_many_heads_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lag_leaves = 5
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_LEAVES_MIN", lag_leaves)
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_LEAVES_MAX", lag_leaves)
+    path = tmp_path / "ledger.db"
+    store = SqliteLedgerStore(path, 10**6, CLUSTER_ID)
+    store.load()
+    replica = Replica(store)
+    for index in range(1, INDEX):
+        store.expect(10**6)
+        replica.apply_to(index)
+    store.flush(INDEX)
+    store.close()
+    assert mark_of(path)[1] >= lag_leaves
