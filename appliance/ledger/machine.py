@@ -195,10 +195,11 @@ class LedgerMachine:
         self._step(index, term)
         # A leader never stamps backwards; if one does, all nodes read the same later stamp instead.
         self._last_timestamp_us = max(self._last_timestamp_us, command.timestamp_us)
-        if command.idempotency_key is None and len(command.operations) == 1:
-            operation = command.operations[0]
+        operations = command.operations
+        if command.idempotency_key is None and len(operations) == 1:
+            operation = operations[0]
             if operation.op is _PUT and operation.if_version is None:
-                return self._put(index, term, data, command)
+                return self._put(index, term, data, command, operation)
         return self._write(index, term, data, command)
 
     def _write(self, index: int, term: int, data: bytes, command: WriteCommand) -> Changes:
@@ -215,9 +216,9 @@ class LedgerMachine:
         self._state_hash = _chain(self._state_hash, index, data, changes.result, leaf_hashes)
         return changes
 
-    def _put(self, index: int, term: int, data: bytes, command: WriteCommand) -> Changes:
+    def _put(self, index: int, term: int, data: bytes, command: WriteCommand, operation: Operation) -> Changes:
         """The commonest write, one put that nothing can refuse: what `_write` does to it, at half the price."""
-        operation, stamp_us, tree = command.operations[0], self._last_timestamp_us, self._tree
+        stamp_us, tree = self._last_timestamp_us, self._tree
         key, value = operation.key, operation.value
         forget_before_us = self._expire(stamp_us, EXPIRY_INTERVAL_US) if self._answer_count else 0
         head = self._view.head(key)

@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.ledger.commands import WriteCommand, WriteResult, decode_command
 from appliance.ledger.machine import LedgerMachine, UnknownCommand
-from appliance.ledger.state import Summary
+from appliance.ledger.state import Changes, Summary
 from appliance.node.ports import LedgerStore
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import Configuration, Entry, EntryKind, SnapshotMeta
@@ -67,9 +67,19 @@ class Applier:
         """
         results: list[WriteResult | None] = []
         commands = self._look_ahead(entries) if len(entries) > 1 else ()
+        apply, take, expected_index = self.machine.apply, self._store.take, self.machine.applied_index + 1
         try:
             for entry, command in zip_longest(entries, commands):
-                results.append(self._apply_one(entry, command))
+                index = entry.index
+                if index != expected_index:
+                    raise InvariantViolation(f"entry {index} cannot be applied after {expected_index - 1}")
+                if entry.kind == _NORMAL:
+                    changes = apply(index, entry.term, entry.data, command)
+                else:
+                    changes = self._pass_over(entry)
+                expected_index += 1
+                take(changes)
+                results.append(changes.result)
         except (UnknownCommand, InvariantViolation):
             self._seal(results)
             raise
@@ -92,18 +102,13 @@ class Applier:
         self._store.prefetch(keys)
         return commands
 
-    def _apply_one(self, entry: Entry, command: WriteCommand | None) -> WriteResult | None:
-        if entry.index != self.machine.applied_index + 1:
-            raise InvariantViolation(f"entry {entry.index} cannot be applied after {self.machine.applied_index}")
-        if entry.kind == _NORMAL:
-            changes = self.machine.apply(entry.index, entry.term, entry.data, command)
-        else:
-            changes = self.machine.advance(entry.index, entry.term)
-            if entry.kind == EntryKind.CONFIGURATION:
-                self.configuration = decode_configuration(entry.data)
-                self._meta = encode_meta(SnapshotMeta(entry.index, entry.term, self.configuration))
-        self._store.take(changes)
-        return changes.result
+    def _pass_over(self, entry: Entry) -> Changes:
+        """Apply an entry that is no command."""
+        changes = self.machine.advance(entry.index, entry.term)
+        if entry.kind == EntryKind.CONFIGURATION:
+            self.configuration = decode_configuration(entry.data)
+            self._meta = encode_meta(SnapshotMeta(entry.index, entry.term, self.configuration))
+        return changes
 
     def _seal(self, results: Sequence[WriteResult | None]) -> None:
         if results:

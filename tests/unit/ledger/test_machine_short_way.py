@@ -30,7 +30,7 @@ WRITE = st.tuples(
 class LongWay(LedgerMachine):
     """The machine without its short way."""
 
-    def _put(self, index: int, term: int, data: bytes, command: WriteCommand) -> Changes:
+    def _put(self, index: int, term: int, data: bytes, command: WriteCommand, operation: Operation) -> Changes:
         return self._write(index, term, data, command)
 
 
