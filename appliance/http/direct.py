@@ -133,8 +133,6 @@ class DirectProtocol(GatewayProtocol):
         """The head is complete: decide which way the request goes."""
         self._note_head_complete()
         if self.cycle is None or self.cycle.response_complete:
-            if self.transport.is_closing():
-                return  # the last answer said so; this came with its request, and is not begun
             hot = self._gateway.hot(self.parser.get_method(), self.url)
             if hot is not None and self._is_simple():
                 self._hot = hot

@@ -134,6 +134,7 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await read_reply(reader)).status == 200
         (refused,) = await rig.bytes(b"", replies=1)
         assert_problem(refused, 503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
         writer.write(HEALTH)
         assert (await read_reply(reader)).status == 200
         writer.close()
