@@ -13,7 +13,8 @@ from appliance.raft.messages import Entry
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
-SLICE_ENTRIES: Final = 256  # entries applied before the event loop gets a turn
+SLICE_ENTRIES: Final = 512  # applied before the event loop gets a turn: 5 ms where an entry took 10 us ...
+SLICE_BYTES: Final = 128 * 1024  # ... and fewer where they are batches or hold large values, but one at least
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # applied and not yet in the ledger file; beyond it entries wait
 
 
@@ -46,7 +47,7 @@ class ApplyQueue:
             self._more_wanted = True
             self._waiting = asyncio.create_task(self._wait_for_file())
             return
-        entries = [queue.popleft() for _ in range(min(len(queue), SLICE_ENTRIES))]
+        entries = self._next_slice()
         started_us = 0 if driver.traces.is_empty() else driver.clock.now_us()
         if entries:
             driver.ledger_store.expect(core.state.commit_index - entries[-1].index)
@@ -67,6 +68,16 @@ class ApplyQueue:
             asyncio.get_running_loop().call_soon(self.run_more)
         if core.state.commit_index > core.state.handed_index:
             driver.pump_soon()  # the core holds back while too much is not applied
+
+    def _next_slice(self) -> list[Entry]:
+        queue, entries, bytes_left = self._queue, [], SLICE_BYTES
+        for _ in range(min(len(queue), SLICE_ENTRIES)):
+            entry = queue.popleft()
+            entries.append(entry)
+            bytes_left -= len(entry.data)
+            if bytes_left <= 0:
+                break
+        return entries
 
     def run_more(self) -> None:
         """Apply the next slice."""

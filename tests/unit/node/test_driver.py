@@ -4,16 +4,17 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, TERM, WAIT_S, Rig, until
+from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, TERM, WAIT_S, Rig, put, until
 
+from appliance.ledger.commands import WriteResult
 from appliance.node.ports import Hello, Identity
-from appliance.raft.messages import AnyMessage, AppendResponse, HeartbeatResponse, SnapshotMeta
+from appliance.raft.messages import AnyMessage, AppendResponse, Entry, HeartbeatResponse, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -187,6 +188,23 @@ async def test_no_snapshot_is_begun_while_the_node_stops(rig: Rig) -> None:
     await asyncio.sleep(0.05)
     assert not started.is_set()
     assert not rig.driver.snapshots.is_sending()
+
+
+async def test_large_entries_are_applied_a_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.node.apply_queue.SLICE_BYTES", 2 * len(put(2).data))
+    await until(lambda: rig.driver.applier.applied_index == 1, "the founding entry to be applied")
+    runs: list[int] = []
+    apply_run = rig.driver.applier.apply_run
+
+    def watched(entries: Sequence[Entry]) -> list[WriteResult | None]:
+        runs.append(len(entries))
+        return apply_run(entries)
+
+    monkeypatch.setattr(rig.driver.applier, "apply_run", watched)
+    rig.append(2, 7, commit=8)
+    await until(lambda: rig.driver.applier.applied_index == 8, "all to be applied")
+    assert sum(runs) == 7
+    assert max(runs) == 2
 
 
 async def test_a_replay_is_no_faster_than_the_ledger_file_follows(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
