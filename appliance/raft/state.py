@@ -57,8 +57,8 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
     append_bytes_max: int = 1024 * 1024
     inflight_messages_max: int = 64
     inflight_bytes_max: int = 16 * 1024 * 1024
-    committed_bytes_max: int = 4 * 1024 * 1024
-    unapplied_bytes_max: int = 16 * 1024 * 1024
+    committed_bytes_max: int = 1024 * 1024  # 5 ms to read them back
+    unapplied_bytes_max: int = 4 * 1024 * 1024
     log_window_bytes_max: int = WINDOW_BYTES_MAX
 
 
