@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -12,13 +12,20 @@ from appliance.ledger.commands import KEY_BYTES_MAX
 from appliance.tables.errors import ApplianceError
 
 PARAMETERS_MAX: Final = 16
+KEPT_BYTES_MAX: Final = 64
 CONSISTENCIES: Final = ("linearizable", "stale")
 
 
-def parse_query(raw: bytes, known: Sequence[str]) -> dict[str, str]:
+def parse_query(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
     """The parameters of a query. Raises `bad_request` that names a parameter unknown, repeated or undecodable."""
     if not raw:
         return {}
+    if len(raw) <= KEPT_BYTES_MAX:
+        return dict(_parse_kept(raw, known))
+    return _parse(raw, known)
+
+
+def _parse(raw: bytes, known: tuple[str, ...]) -> dict[str, str]:
     try:
         pairs = parse_qsl(
             raw.decode("ascii"),
@@ -41,6 +48,9 @@ def parse_query(raw: bytes, known: Sequence[str]) -> dict[str, str]:
             raise ApplianceError("bad_request", f"The query parameter {name!r} came more than once.")
         parameters[name] = value
     return parameters
+
+
+_parse_kept = lru_cache(maxsize=256)(_parse)  # clients ask with few queries, and parsing one costs as much as a read
 
 
 def linearizable(parameters: dict[str, str]) -> bool:
