@@ -83,8 +83,11 @@ OUTER = [Frame("run", "appliance/cli/node_main.py"), Frame("Runner.run", "asynci
         ([Frame("Service.write", "appliance/node/service.py"), Frame("encode", "msgspec/x.py")], stages.SERVICE),
         ([Frame("Driver._pump", "appliance/node/driver.py")], stages.RAFT),
         ([Frame("Driver._pump", "appliance/node/driver.py"), Frame("f", "appliance/raft/core.py")], stages.RAFT),
-        ([Frame("Driver._apply", "appliance/node/driver.py")], stages.APPLY),
-        ([Frame("Driver._apply", "appliance/node/driver.py"), Frame("f", "appliance/ledger/machine.py")], stages.APPLY),
+        ([Frame("ApplyQueue.run", "appliance/node/apply_queue.py")], stages.APPLY),
+        (
+            [Frame("ApplyQueue.run", "appliance/node/apply_queue.py"), Frame("f", "appliance/ledger/machine.py")],
+            stages.APPLY,
+        ),
         ([Frame("Link._flush", "appliance/adapters/peer_link.py")], stages.PEERS),
         ([Frame("put", "appliance/adapters/ledger_cache.py")], stages.STORE),
         ([Frame("f", "appliance/node/log_writer.py"), Frame("g", "appliance/adapters/sqlite.py")], stages.WRITER),
