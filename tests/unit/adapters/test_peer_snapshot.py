@@ -89,6 +89,7 @@ async def test_resumes_after_the_receiver_was_started_anew(nodes: World) -> None
     with pytest.raises(OSError, match="link was lost"):
         await sender.network.send_snapshot(1, META, path)
     port = receiver.network.port
+    await until(lambda: failed(receiver) == 1)  # everything that came is written
     await receiver.network.close()
     assert (receiver.directory / "received.db.part").stat().st_size > MIB
     fresh = await nodes.again(receiver, port).start()
