@@ -51,10 +51,6 @@ class Wrk:
         """Let it end now and print what it has. Not to be called after `result`."""
         os.kill(self._process.pid, signal.SIGINT)  # Popen's own would reap it, and `result` reads what it has used
 
-    def is_running(self) -> bool:
-        """Whether it goes on."""
-        return self._reader.is_alive()
-
     def wait(self, seconds: float) -> bool:
         """Wait for its end this long; answers whether it has ended."""
         self._reader.join(seconds)

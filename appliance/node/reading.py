@@ -84,7 +84,8 @@ class Reading:
 
     async def read(self, key: str, *, linearizable: bool, at_leaf: int | None = None) -> ReadAnswer:
         """Read a key."""
-        await self._consistent(linearizable)
+        if linearizable:
+            await self.linearize()
         return self._read_here(key, at_leaf)
 
     def read_now(self, key: str, done: Callable[[ReadAnswer | Exception], None], *, linearizable: bool) -> None:

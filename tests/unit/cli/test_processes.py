@@ -16,6 +16,7 @@ from appliance.cli.processes import identify, identify_started, is_alive, send_s
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    # A process of the test's own, to be found and ended: it sleeps, the test waits for nothing.
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "marked"])
     yield process
     process.kill()
