@@ -132,6 +132,7 @@ class Driver:
             fsync_seconds=instruments.histogram("scribe_raft_fsync_seconds"),
             batch_entries=instruments.histogram("scribe_raft_append_batch_entries"),
             quick_s=settings.quick_append_s,
+            disk_busy=self.keeper.is_checkpointing,
         )
         self.snapshots = Snapshots(
             directory=settings.directory,

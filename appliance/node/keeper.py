@@ -61,6 +61,7 @@ class LedgerKeeper:
         self._end: Exception | None = None
         self._checkpointed_s = 0.0
         self._dirty = True  # what was found in the file may not have been synced yet
+        self._checkpointing = False
         self.durable_index = 0
 
     async def run(self) -> None:
@@ -138,13 +139,21 @@ class LedgerKeeper:
     async def checkpoint(self) -> int:
         """Make what was flushed durable; answers the applied index that is durable now."""
         loop = asyncio.get_running_loop()
-        durable = await loop.run_in_executor(self._pool, self._checkpoint)
+        self._checkpointing = True
+        try:
+            durable = await loop.run_in_executor(self._pool, self._checkpoint)
+        finally:
+            self._checkpointing = False
         self._checkpointed_s = time.monotonic()
         self._dirty = False
         if durable > self.durable_index:
             self.durable_index = durable
             self._on_durable(durable)
         return durable
+
+    def is_checkpointing(self) -> bool:
+        """Whether the ledger file is being synced, which may keep the disk busy for long."""
+        return self._checkpointing
 
     def _checkpoint(self) -> int:
         with self._lock:

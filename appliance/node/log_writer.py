@@ -3,8 +3,8 @@ or, where an answer waits for a quick disk, at once.
 
 A thread costs two hand-overs of the interpreter and of the processor, 40 us each where this was measured, while its
 sync takes 150. A leader does other work in that time; a follower, whose answer waits, has none. So what promises
-something is written on the event loop itself as long as the disk is quick, and nothing else: no checkpoint, and after
-one slow write the thread has all of them for a while.
+something is written on the event loop itself as long as the disk is quick and does nothing large, and nothing else: no
+checkpoint, and when such writes get slow the thread has all of them for a while.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from appliance.node.ports import DiskFull, Histogram, Log, LogStore
 from appliance.raft.messages import AnyMessage, Entry, HardState
 
 FULL_RETRY_S: Final = 0.5
-QUICK_S: Final = 0.005  # a write that takes longer sends the following ones to the thread ...
+QUICK_S: Final = 0.005  # when writes on the event loop take longer in the mean, the thread has the following ones ...
 SLOW_FOR_S: Final = 10.0  # ... for so long
+MEAN_OF: Final = 8  # about so many writes make up that mean: one that comes late says nothing about the disk
 SLOW_S: Final = 0.25  # a disk this slow is the first suspect when elections come (pains of etcd's users)
 
 
@@ -59,7 +60,8 @@ class LogWriter:
         log: told of slow writes; its methods may be called from any thread.
         fsync_seconds: histogram of the time that one durable write takes.
         batch_entries: histogram of entries in one durable write.
-        quick_s: a disk is quick as long as a write takes no longer; 0 leaves all writes to the thread.
+        quick_s: a disk is quick as long as a write takes no longer in the mean; 0 leaves all writes to the thread.
+        disk_busy: whether something large is being synced beside the log, so that a write may take long.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class LogWriter:
         fsync_seconds: Histogram,
         batch_entries: Histogram,
         quick_s: float = QUICK_S,
+        disk_busy: Callable[[], bool] = bool,
     ) -> None:
         self._store = store
         self._log = log
@@ -82,7 +85,9 @@ class LogWriter:
         self._fsync_seconds = fsync_seconds
         self._batch_entries = batch_entries
         self._quick_s = quick_s
+        self._disk_busy = disk_busy
         self._slow_until_s = 0.0 if quick_s else float("inf")
+        self._mean_s = 0.0  # of the last writes on the event loop
         self._queue: deque[Saving | Job] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -106,10 +111,13 @@ class LogWriter:
         self._write_at_once(item)
 
     def _may_write_at_once(self, item: Saving) -> bool:
-        return item.is_empty() or (bool(item.messages) and time.monotonic() >= self._slow_until_s)
+        if item.is_empty():
+            return True
+        return bool(item.messages) and time.monotonic() >= self._slow_until_s and not self._disk_busy()
 
     def _write_at_once(self, item: Saving) -> None:
         """Write on the event loop; the thread is idle, and is given nothing before this is over."""
+        started_s = time.monotonic()
         try:
             self._append([item])
         except DiskFull:
@@ -121,9 +129,19 @@ class LogWriter:
             self._failed = True
             self._on_failed(error)
             return
+        self._judge_disk(started_s, time.monotonic())
         self._on_saved([item])
         if self._store.tidy_due():
             self.submit(Job(self._store.tidy, _nothing))
+
+    def _judge_disk(self, started_s: float, ended_s: float) -> None:
+        """Decide after a write on the event loop who has the next ones. The thread's own writes say nothing: they
+        last longer by the time that they wait for the interpreter.
+        """
+        self._mean_s += (ended_s - started_s - self._mean_s) / MEAN_OF
+        if self._mean_s > self._quick_s:
+            self._mean_s = self._quick_s  # so that after the pause one write decides
+            self._slow_until_s = ended_s + SLOW_FOR_S
 
     def stop(self) -> None:
         """Finish what was submitted, then end the thread."""
@@ -177,8 +195,6 @@ class LogWriter:
         seconds = time.perf_counter() - started
         self._fsync_seconds.observe(seconds)
         self._batch_entries.observe(len(entries))
-        if seconds > self._quick_s and self._quick_s:
-            self._slow_until_s = time.monotonic() + SLOW_FOR_S
         if seconds > SLOW_S:
             self._log.warning("storage.fsync_slow", seconds=round(seconds, 3), entries=len(entries))
 

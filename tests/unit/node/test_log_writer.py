@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -102,7 +103,7 @@ class Desk:
             await asyncio.wait_for(self.changed.wait(), 10)
 
 
-def writer_of(store: SlowStore, desk: Desk, quick_s: float = 0.0) -> LogWriter:
+def writer_of(store: SlowStore, desk: Desk, quick_s: float = 0.0, disk_busy: Callable[[], bool] = bool) -> LogWriter:
     return LogWriter(
         store,  # type: ignore[arg-type]
         desk.on_saved,
@@ -112,6 +113,7 @@ def writer_of(store: SlowStore, desk: Desk, quick_s: float = 0.0) -> LogWriter:
         fsync_seconds=Ignored(),
         batch_entries=Ignored(),
         quick_s=quick_s,
+        disk_busy=disk_busy,
     )
 
 
@@ -183,7 +185,7 @@ class TestAtOnce:
         assert store.threads[1] != threading.get_ident()
         writer.stop()
 
-    async def test_a_disk_that_was_slow_once_has_the_thread_for_a_while(self) -> None:
+    async def test_while_writes_are_slow_the_thread_has_them(self) -> None:
         store, desk = SlowStore(), Desk()
         writer = writer_of(store, desk, quick_s=1e-9)
         store.may_write.release(2)
@@ -192,6 +194,36 @@ class TestAtOnce:
             await desk.until(n)
         assert store.threads[0] == threading.get_ident()
         assert store.threads[1] != threading.get_ident()
+        writer.stop()
+
+    async def test_one_late_write_does_not_make_a_disk_slow(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk, quick_s=1.0)
+        store.may_write.release(1)
+        writer.submit(Saving(1, entries(1, 1, 1), None, (self.PROMISE,)))
+        threading.Timer(1.1, store.may_write.release, (2,)).start()
+        for n in (2, 3):
+            writer.submit(Saving(n, entries(n, 1, 1), None, (self.PROMISE,)))
+        assert desk.saved == [1, 2, 3]
+        assert set(store.threads) == {threading.get_ident()}
+        writer.stop()
+
+    async def test_beside_a_large_sync_the_thread_has_the_writes(self) -> None:
+        store, desk = SlowStore(), Desk()
+        busy = [True]
+        writer = writer_of(store, desk, quick_s=60.0, disk_busy=lambda: busy[0])
+        store.may_write.release()
+        writer.submit(Saving(1, entries(1, 1, 1), None, (self.PROMISE,)))
+        await desk.until(1)
+        assert store.threads != [threading.get_ident()]
+        busy[0] = False
+        for n in range(2, 100):  # the thread may need a moment to be idle again
+            store.may_write.release()
+            writer.submit(Saving(n, entries(n, 1, 1), None, (self.PROMISE,)))
+            await desk.until(n)
+            if store.threads[-1] == threading.get_ident():
+                break
+        assert store.threads[-1] == threading.get_ident()
         writer.stop()
 
     async def test_what_the_thread_has_is_not_overtaken(self) -> None:
