@@ -22,7 +22,7 @@ from appliance.adapters.sqlite import (
 from appliance.ledger.state import Summary
 from appliance.node.ports import StorageFailed
 
-PAGES_PER_STEP: Final = 512  # 2 MB between two looks at whether the copy shall stop
+PAGES_PER_STEP: Final = 512  # 2 MB between two syncs, and between two looks at whether the copy shall stop
 CACHE_BYTES: Final = 4 * 2**20
 
 
@@ -61,14 +61,23 @@ class Copier:
                 part.unlink(missing_ok=True)
 
     def _copy_pages(self, reader: Reader, part: Path) -> None:
+        """Each step is synced: to sync hundreds of megabytes at once would hold up the log's small syncs as long."""
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._copy_steps(reader, part, descriptor)
+        finally:
+            os.close(descriptor)  # behind the connection: to close a file ends the process's locks on it
+
+    def _copy_steps(self, reader: Reader, part: Path, descriptor: int) -> None:
         target = apsw.Connection(os.fspath(part))
         try:
-            target.pragma("synchronous", 0)  # the complete file is synced once, at the end
+            target.pragma("synchronous", 0)  # SQLite itself shall not sync: what is cut off is dropped
             with target.backup("main", reader.db, "main") as backup:
                 while not backup.done:
                     if self._stopping.is_set():
                         raise StorageFailed(f"the copy of {self._path} was stopped")
                     backup.step(PAGES_PER_STEP)
+                    os.fdatasync(descriptor)
             target.pragma("journal_mode", "delete")  # so that whoever opens the copy makes nothing beside it
         except apsw.Error as error:
             raise storage_error(part, target, error) from error

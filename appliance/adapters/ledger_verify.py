@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, cast
 
 import msgspec
+from msgspec import Struct
 
 from appliance.adapters.ledger_rows import (
     ALL_HEADS,
@@ -18,12 +19,32 @@ from appliance.adapters.ledger_rows import (
     head_from_leaf,
 )
 from appliance.adapters.sqlite import Reader
-from appliance.ledger.encoding import SALT_BYTES, LeafError, decode_leaf, value_hash
+from appliance.ledger.encoding import SALT_BYTES, Leaf, LeafError, decode_leaf, encode_leaf, value_hash
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
 from appliance.ledger.state import Head, Summary
 from appliance.node.ports import DamagedFile
 
 CACHE_BYTES: Final = 8 * 2**20
+
+
+class _LeafFields(Struct, gc=False):
+    """The fields of a `Leaf`, in its order."""
+
+    batch_id: int
+    batch_position: int
+    batch_count: int
+    op: str
+    key: str
+    version: int
+    prev_leaf_index: int | None
+    value_hash: str | None
+    value_size: int
+    actor: str
+    request_id: str
+    timestamp_us: int
+
+
+_LEAF_FIELDS: Final = msgspec.json.Decoder(_LeafFields)
 
 
 class Contents(NamedTuple):
@@ -107,7 +128,7 @@ def _check_leaves(reader: Reader, summary: Summary) -> None:
         if leaf_index != tree.size:
             _damaged(reader, f"leaf {tree.size} is missing")
         try:
-            leaf = decode_leaf(data)
+            leaf = read_leaf(data)
         except LeafError as error:
             raise DamagedFile(str(reader.path), f"leaf {leaf_index}: {error}") from error
         if leaf.leaf_index != leaf_index:
@@ -125,6 +146,19 @@ def _check_leaves(reader: Reader, summary: Summary) -> None:
         _damaged(reader, f"it holds {tree.size} leaves, and its summary says {summary.tree_size}: leaf {tree.size}")
     if tree.hashes() != summary.frontier:
         _damaged(reader, "the Merkle tree over its leaves is not the one that its summary gives")
+
+
+def read_leaf(data: bytes) -> Leaf:
+    """As `decode_leaf`, in a third of the time: however fields were read, bytes that are their canonical form are the
+    leaf. What does not come out the same is left to `decode_leaf`, which says why. Raises `LeafError`.
+    """
+    try:
+        leaf = Leaf(*msgspec.structs.astuple(_LEAF_FIELDS.decode(data)))
+        if encode_leaf(leaf) == data:
+            return leaf
+    except (ValueError, RecursionError):
+        pass
+    return decode_leaf(data)
 
 
 def _check_heads(reader: Reader, contents: Contents) -> None:

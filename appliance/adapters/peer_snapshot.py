@@ -42,6 +42,7 @@ from appliance.tables.errors import ApplianceError
 
 SNAPSHOT_FRAME_BYTES_MAX: Final = 4 * SNAPSHOT_CHUNK_BYTES
 FRAMES_WAITING_MAX: Final = 16  # chunks in memory at the receiver before it lets the sender wait
+SYNC_BYTES: Final = 2 * 1024 * 1024  # a sync of much more would hold up the log's small ones for as long
 
 _T = TypeVar("_T")
 
@@ -238,12 +239,17 @@ class _PartFile:
             self._mark.write_text(wanted)
         self._file = self._part.open("ab")
         self.offset = self._file.tell()
+        self._unsynced_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Add a checked chunk."""
         self._file.write(data)
         self._file.flush()  # so that what was received counts even when this process dies
         self.offset += len(data)
+        self._unsynced_bytes += len(data)
+        if self._unsynced_bytes >= SYNC_BYTES:
+            os.fdatasync(self._file.fileno())
+            self._unsynced_bytes = 0
 
     def finish(self, sha256: bytes) -> bool:
         """Check the whole, sync it and give it its name; a file that does not match is dropped, and False answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -11,8 +12,9 @@ import msgspec
 import pytest
 
 from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.adapters.ledger_verify import verify_copy
+from appliance.adapters.ledger_verify import read_leaf, verify_copy
 from appliance.adapters.log_store import SqliteLogStore
+from appliance.ledger.encoding import Leaf, LeafError, decode_leaf
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
 from appliance.node.ports import DamagedEntry, DamagedFile, EntriesUnavailable, StorageError
 from appliance.raft.messages import Configuration, EntryKind, HardState, SnapshotMeta, make_entry
@@ -263,6 +265,46 @@ def test_a_copy_that_was_edited_is_refused(copy: Path, statement: str, message: 
     db.close()
     with pytest.raises(StorageError, match=message):
         verify_copy(copy, CLUSTER_ID)
+
+
+def read_by(read: Callable[[bytes], Leaf], data: bytes) -> Leaf | str:
+    try:
+        return read(data)
+    except LeafError as error:
+        return str(error)
+
+
+def test_leaves_are_read_as_strictly_as_the_format_says() -> None:
+    """The quick way of the check takes and refuses the same bytes as the format's own decoder."""
+    random = Random(12)
+    tokens = [
+        b"null",
+        b"1",
+        b"-1",
+        b"1.0",
+        b"true",
+        b'"put"',
+        b'"delete"',
+        b" ",
+        b"0",
+        b"[[",
+        b'"key":"a",',
+        b"\\u0061",
+    ]
+    refused = 0
+    for leaf in model_at(INDEX).leaves[:200]:
+        data = bytearray(leaf.leaf)
+        assert read_leaf(bytes(data)) == decode_leaf(bytes(data))
+        for _ in range(20):
+            at = random.randrange(len(data))
+            end = at + random.choice([0, 0, 1, 4])
+            edited = bytes(data[:at] + random.choice([*tokens, random.randbytes(1)]) + data[end:])
+            expected = read_by(decode_leaf, edited)
+            assert read_by(read_leaf, edited) == expected
+            refused += isinstance(expected, str)
+    assert refused > 1000
+    for odd in (b"", b"[" * 100_000, b'{"x":' * 100_000, b"null"):
+        assert isinstance(read_by(read_leaf, odd), str)
 
 
 def test_an_older_head_is_noticed(copy: Path) -> None:
