@@ -20,8 +20,8 @@ from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.adapters.ledger_verify import verify_copy
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_settings import peer_settings_from
@@ -232,7 +232,7 @@ def _make_driver(
         ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
         reserve=directory,
         network=TcpPeerNetwork(peer_settings_from(settings), registry, log),
-        verify_snapshot=lambda path: verify_copy(path, identity.cluster_id),
+        verify_snapshot=lambda path: verify_apart(path, identity.cluster_id),
         clock=SystemClock(),
         random=random.Random(secrets.randbits(64)),  # noqa: S311 - election time-outs are no secret
         instruments=registry,

@@ -62,7 +62,7 @@ class Driver:
         ledger_store: `ledger.db`.
         network: the links to the peers.
         reserve: room on the disk that is held back.
-        verify_snapshot: reads a received ledger file back and checks it; called on a worker thread.
+        verify_snapshot: reads a received ledger file back and checks it; must not keep the event loop busy.
         clock: wall and monotonic time.
         random: the only source of chance of the core.
         instruments: metrics.
@@ -80,7 +80,7 @@ class Driver:
         ledger_store: LedgerStore,
         network: PeerNetwork,
         reserve: Reserve,
-        verify_snapshot: Callable[[Path], tuple[Summary, bytes]],
+        verify_snapshot: Callable[[Path], Awaitable[tuple[Summary, bytes]]],
         clock: Clock,
         random: Random,
         instruments: Instruments,

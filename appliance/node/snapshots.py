@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ class Snapshots:
         directory: where copies are made.
         keeper: makes them.
         network: streams them.
-        verify: reads a file back and checks it; called on a worker thread.
+        verify: reads a file back and checks it; must not keep the event loop busy.
         instruments: counts them.
         log: reports them.
     """
@@ -40,7 +40,7 @@ class Snapshots:
         directory: Path,
         keeper: LedgerKeeper,
         network: PeerNetwork,
-        verify: Callable[[Path], tuple[Summary, bytes]],
+        verify: Callable[[Path], Awaitable[tuple[Summary, bytes]]],
         instruments: Instruments,
         log: Log,
     ) -> None:
@@ -115,7 +115,7 @@ class Snapshots:
             OSError: it does not; the file is removed.
         """
         try:
-            found = meta_of(*await asyncio.to_thread(self._verify, path))
+            found = meta_of(*await self._verify(path))
             if found != meta:
                 raise OSError(f"the snapshot covers {found.index}, term {found.term}; {meta.index} was announced")
         except (OSError, StorageError) as error:

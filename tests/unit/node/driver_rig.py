@@ -11,8 +11,8 @@ from typing import Any
 
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.identity import DataDirectory
+from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.adapters.ledger_verify import verify_copy
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.telemetry.metrics import Registry
 from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, WriteResult, encode_write
@@ -156,7 +156,7 @@ class Rig:
             ledger_store=self.ledger_store,
             network=self.network,
             reserve=self.data,
-            verify_snapshot=lambda path: verify_copy(path, CLUSTER_ID),
+            verify_snapshot=lambda path: verify_apart(path, CLUSTER_ID),
             clock=SystemClock(),
             random=Random(1),
             instruments=registry,
