@@ -11,6 +11,7 @@ from appliance.node.log_writer import QUICK_S
 from appliance.raft.state import RaftSettings
 
 TICKS_PER_HEARTBEAT: Final = 4
+SPARE_ENTRIES_MAX: Final = 4  # with more under way, what a follower does for each is little already
 INCOMING_FILE: Final = "snapshot-incoming.db"  # being checked; `.part` behind it while it is received
 INSTALLING_FILE: Final = "snapshot-installing.db"
 
@@ -54,4 +55,5 @@ class DriverSettings(Struct, frozen=True, kw_only=True):
             election_ticks=max(2, round(self.election_timeout_s / self.tick_s)),
             heartbeat_ticks=TICKS_PER_HEARTBEAT,
             append_entries_max=self.batch_size,
+            spare_entries_max=SPARE_ENTRIES_MAX,
         )

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from appliance.raft import elections, heartbeats, reads, replication
+from appliance.raft import elections, heartbeats, reads, replication, sparing
 from appliance.raft.log import ENTRY_OVERHEAD_BYTES, InvariantViolation, LogReader, RaftLog
 from appliance.raft.messages import (
     NOBODY,
@@ -151,6 +151,7 @@ class RaftCore:
         if state.role is not Role.LEADER:
             elections.tick(state)
             return
+        sparing.end(state)
         state.elapsed_ticks += 1
         state.heartbeat_elapsed_ticks += 1
         if state.elapsed_ticks >= state.settings.election_ticks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from appliance.raft import sparing
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import (
     NOBODY,
@@ -24,7 +25,10 @@ APPENDS_PER_READY_MAX: Final = 16  # append messages to one follower in one `Rea
 
 def fill_appends(state: RaftState) -> None:
     """Queue what may be sent to each follower now; called once for each `Ready`, so that proposals share messages."""
+    sparing.choose(state)
     for node_id, progress in state.progress.items():
+        if node_id in state.spared:
+            continue
         for _ in range(APPENDS_PER_READY_MAX):
             if not send_append(state, node_id, progress):
                 break
@@ -33,9 +37,12 @@ def fill_appends(state: RaftState) -> None:
 def appends_wait(state: RaftState) -> bool:
     """Whether a follower lacks something and may be sent it."""
     settings = state.settings
-    for progress in state.progress.values():
-        if progress.may_send(settings.inflight_messages_max, settings.inflight_bytes_max) and (
-            progress.state is ProgressState.PROBE or progress.next_index <= state.log.last_index
+    spared = () if state.spared_must_follow else state.spared
+    for node_id, progress in state.progress.items():
+        if (
+            node_id not in spared
+            and progress.may_send(settings.inflight_messages_max, settings.inflight_bytes_max)
+            and (progress.state is ProgressState.PROBE or progress.next_index <= state.log.last_index)
         ):
             return True
     return False
@@ -162,7 +169,7 @@ def on_heartbeat_response(state: RaftState, message: HeartbeatResponse) -> None:
     progress.round_acked = max(progress.round_acked, message.round)
     if progress.state is ProgressState.PROBE:
         progress.probe_sent = False
-    elif progress.state is ProgressState.REPLICATE and progress.match_index < state.log.last_index:
+    elif progress.state is ProgressState.REPLICATE and progress.match_index + 1 < progress.next_index:
         ask_where(state, message.sender, progress)
 
 

@@ -49,6 +49,8 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
         unapplied_bytes_max: bytes of committed entries that the driver holds and has not applied; none are handed out
             beyond.
         log_window_bytes_max: bytes of recent entries held in memory for followers that lag a little.
+        spare_entries_max: no follower is spared while more entries than this are not committed; 0: none ever is.
+        spared_entries_max: how many entries a spared follower may lack.
     """
 
     election_ticks: int = 20
@@ -60,6 +62,8 @@ class RaftSettings(Struct, frozen=True, kw_only=True):
     committed_bytes_max: int = 1024 * 1024  # 5 ms to read them back
     unapplied_bytes_max: int = 4 * 1024 * 1024
     log_window_bytes_max: int = WINDOW_BYTES_MAX
+    spare_entries_max: int = 0
+    spared_entries_max: int = 64
 
 
 class PendingRead(Struct, frozen=True):
@@ -111,6 +115,9 @@ class RaftState:
         self.may_campaign = True
         self.votes: dict[int, bool] = {}
         self.progress: dict[int, Progress] = {}
+        self.spared: tuple[int, ...] = ()  # followers that get entries later: see `sparing`
+        self.spared_before: tuple[int, ...] = ()
+        self.spared_must_follow = False
         self.transfer_target = NOBODY
         self.term_start_index = 0  # on a leader: index of the no-op of its term
         # reads
@@ -240,6 +247,7 @@ class RaftState:
         self.leader_id = leader_id
         self.votes = {}
         self.progress = {}
+        self.spared, self.spared_must_follow = (), False
         self.transfer_target = NOBODY
         self.reset_timeout()
 

@@ -69,6 +69,7 @@ class SimNode:
                 inflight_bytes_max=plan.inflight_bytes_max,
                 committed_bytes_max=plan.committed_bytes_max,
                 log_window_bytes_max=plan.window_bytes_max,
+                spare_entries_max=plan.spare_entries_max,
             ),
             reader=log,
             hard_state=log.stored_hard_state(),

@@ -80,6 +80,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     inflight_bytes_max: int
     committed_bytes_max: int
     window_bytes_max: int
+    spare_entries_max: int
     faults: tuple[Fault, ...]
     events_max: int = 0  # stop there, if positive: set by the shrinker
 
@@ -119,6 +120,7 @@ def draw(seed: int) -> Plan:
         inflight_bytes_max=chance.choice((400, 3000, 1 << 24)),
         committed_bytes_max=chance.choice((200, 1000, 1 << 22)),
         window_bytes_max=chance.choice((500, 4000, 1 << 26)),
+        spare_entries_max=0 if figure_8 else Random(f"{seed}/spare").choice((0, 1, 4, 64)),
         faults=_draw_faults(chance, enabled, gap),
     )
 

@@ -120,7 +120,8 @@ LOST = {"leader completeness", "state machine safety", "an acknowledged write is
 BUGS: list[tuple[str, Callable[[pytest.MonkeyPatch], None], set[str], Sequence[int]]] = [
     ("commit-of-an-older-term-by-counting", commits_older_terms, LOST, FIGURE_8_SEEDS),
     ("answer-before-fsync", answers_before_fsync, {"answers come after durability"}, range(20)),
-    ("answer-before-fsync-by-its-consequence", answers_before_fsync_unseen, LOST, range(150)),
+    # From seed 30 on: in earlier ones the core itself stumbles over the lost log first.
+    ("answer-before-fsync-by-its-consequence", answers_before_fsync_unseen, LOST, range(30, 150)),
     ("vote-twice-after-a-restart", forgets_its_vote, {"a vote is given once a term"}, range(150)),
     ("read-before-the-noop-is-committed", reads_before_the_noop, {"linearizable reads"}, range(200)),
     ("read-without-a-heartbeat-round", reads_without_a_round, {"linearizable reads"}, range(300)),
