@@ -3,9 +3,9 @@
 Where writes come one at a time, what a follower does for each (wake up, sync, answer) costs far more than what it does
 for one more entry, and its sync delays those that are waited for. So the leader sends at once to as many followers as a
 majority needs beside itself, to those that were quickest last, and to the others with the next tick, or as soon as
-anything is out of the ordinary: more writes under way, a follower that is not in step, leadership being handed over. A
-follower that stops answering is waited for until that tick, once: then another one is ahead of it. (Sending to no more
-than a quorum first is called thrifty in Moraru, Andersen and Kaminsky, SOSP 2013.)
+anything is out of the ordinary: more writes under way, a follower or the leader's own disk out of step, leadership
+being handed over. A follower that stops answering is waited for until that tick, once: then another one is ahead of
+it. (Sending to no more than a quorum first is called thrifty in Moraru, Andersen and Kaminsky, SOSP 2013.)
 
 What is committed is on the disks of a majority, as always; only the copies beyond that come later.
 """
@@ -27,8 +27,8 @@ def choose(state: RaftState) -> None:
     if not settings.spare_entries_max:
         return
     voters = state.voters
-    if state.transfer_target != NOBODY or state.node_id not in voters:
-        return
+    if state.transfer_target != NOBODY or state.node_id not in voters or state.log.stable_index < state.commit_index:
+        return  # handing over, or of no use to a majority itself
     in_step = sorted(
         (-progress.match_index, node_id in state.spared_before, node_id)
         for node_id, progress in state.progress.items()

@@ -82,9 +82,11 @@ async def lead(rig: Rig) -> None:
 async def test_a_leader_takes_no_writes_and_hands_over_if_it_can(rig: Rig, reachable: set[int]) -> None:
     await lead(rig)
     rig.log_store.full = True
+    rig.log_store.open.clear()
     written = await rig.service.write(one_put("a"))  # a majority holds it, this disk does not: that is enough
     assert written.outcome is Outcome.OK
     rig.network.reachable = reachable
+    rig.log_store.open.set()
     await until(lambda: rig.driver.room.full, "the full disk to be noticed")
     if reachable:
         await until(lambda: any(isinstance(m, TimeoutNow) for m in rig.network.sent), "it to hand over")

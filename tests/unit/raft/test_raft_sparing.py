@@ -114,3 +114,15 @@ def test_by_default_nobody_is_spared() -> None:
     for node_id in (2, 3):
         acknowledge(core, term, node_id)
     assert write(core) == {2: 1, 3: 1}
+
+
+def test_nobody_is_spared_while_the_own_disk_is_behind() -> None:
+    core, term = leader()
+    core.propose([b"x"])
+    ready = core.ready()
+    assert [m.to for m in ready.messages] == [2]
+    for node_id in (2, 3):  # a majority without this node's disk
+        core.step(says(AppendResponse, term, sender=node_id, success=True, index=core.state.log.last_index))
+    core.ready()
+    core.propose([b"x"])
+    assert {m.to for m in core.ready().messages} == {2, 3}
