@@ -56,7 +56,7 @@ def main() -> int:
         tell(f"about {sum(group.seconds(options) for group in groups) / 60:.0f} minutes")
         outcomes = _run(groups, options)
     found = results.collect(about, options, outcomes)
-    last = results.last_committed()
+    last = results.last_committed(outcome.row for outcome in outcomes)
     report.show(found, outcomes, last)
     for path in arguments.json:
         results.write(path, found)

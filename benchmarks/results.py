@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,8 +41,9 @@ def collect(machine: dict[str, Any], options: Options, outcomes: Sequence[Outcom
 
 
 def path_of(found: dict[str, Any]) -> Path:
-    """Where a run's results belong."""
-    return DIRECTORY / f"{found['time'][:10]}-{found['commit'] or 'unknown'}.json"
+    """Where a run's results belong: named by day, commit and groups, so that groups may be run one at a time."""
+    groups = dict.fromkeys(row["group"] for row in found["rows"])
+    return DIRECTORY / f"{'-'.join((found['time'][:10], found['commit'] or 'unknown', *groups))}.json"
 
 
 def write(path: Path, found: dict[str, Any]) -> Path:
@@ -65,17 +66,22 @@ def write_all(found: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def last_committed(root: Path = ROOT) -> dict[str, Any] | None:
-    """The results that were committed last in a clone; None when there are none.
+def last_committed(rows: Iterable[str], root: Path = ROOT) -> dict[str, Any] | None:
+    """The results with any of these rows that were committed last in a clone; None when there are none.
 
     Args:
+        rows: names of rows.
         root: the clone.
     """
+    wanted = set(rows)
     held = DIRECTORY.relative_to(ROOT).as_posix()
     present = set(_git("ls-tree", "-r", "--name-only", "HEAD", held, root=root).splitlines())
     changed = _git("log", "--name-only", "--diff-filter=AM", "--format=", "--", held, root=root).splitlines()
-    newest = next((line for line in changed if line.endswith(".json") and line in present), None)
-    return json.loads(_git("show", f"HEAD:{newest}", root=root)) if newest else None
+    for path in dict.fromkeys(line for line in changed if line.endswith(".json") and line in present):
+        found: dict[str, Any] = json.loads(_git("show", f"HEAD:{path}", root=root))
+        if wanted & {row["row"] for row in found["rows"]}:
+            return found
+    return None
 
 
 def _git(*arguments: str, root: Path = ROOT) -> str:

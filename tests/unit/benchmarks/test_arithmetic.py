@@ -123,23 +123,29 @@ def test_the_results_that_were_committed_last_are_found(tmp_path: Path) -> None:
         subprocess.run(["git", "-C", str(tmp_path), *names, *arguments], check=True, capture_output=True)
 
     git("init")
-    assert results.last_committed(tmp_path) is None
+    assert results.last_committed(["row"], tmp_path) is None
     held = tmp_path / "benchmarks" / "results"
     for name in ("2030-01-02-bb", "2030-01-01-aa", "2030-01-03-cc"):
-        results.write(held / f"{name}.json", {"commit": name})
+        results.write(held / f"{name}.json", {"commit": name, "rows": [{"row": "row"}, {"row": f"only in {name}"}]})
         git("add", ".")
         git("commit", "-m", name)
     (held / "2030-01-01-aa.svg").write_text("<svg/>")
     git("rm", "benchmarks/results/2030-01-03-cc.json")
     git("add", ".")
     git("commit", "-m", "a drawing, and one result less")
-    results.write(held / "2030-01-04-dd.json", {"commit": "not committed"})
-    assert results.last_committed(tmp_path) == {"commit": "2030-01-01-aa"}
+    results.write(held / "2030-01-04-dd.json", {"commit": "not committed", "rows": [{"row": "row"}]})
+    newest, other = (results.last_committed(["new", row], tmp_path) for row in ("row", "only in 2030-01-02-bb"))
+    assert newest is not None
+    assert newest["commit"] == "2030-01-01-aa"
+    assert other is not None
+    assert other["commit"] == "2030-01-02-bb"
+    assert results.last_committed(["only in 2030-01-03-cc"], tmp_path) is None
 
 
-def test_results_are_named_by_date_and_commit(tmp_path: Path) -> None:
-    found = {"time": "2030-01-02T03:04:05Z", "commit": "abc1234"}
-    assert results.path_of(found) == results.DIRECTORY / "2030-01-02-abc1234.json"
+def test_results_are_named_by_date_commit_and_groups(tmp_path: Path) -> None:
+    rows = [{"group": "speed"}, {"group": "disk"}, {"group": "disk"}]
+    found = {"time": "2030-01-02T03:04:05Z", "commit": "abc1234", "rows": rows}
+    assert results.path_of(found) == results.DIRECTORY / "2030-01-02-abc1234-speed-disk.json"
     assert json.loads(results.write(tmp_path / "new" / "r.json", found).read_text()) == found
 
 
