@@ -5,9 +5,10 @@ then on immutable: the worker only reads it.
 
 Heads lag. In a large ledger neighbouring writes are far apart in the order of keys, so that each head would cost a
 page of its own. Changed heads therefore wait here, and are written in passes over all of them in the order of their
-keys, a slice with each batch, so that heads on one page are written together. A pass that is over has written the head
-of every leaf before the size that the tree had when it began: that size is stored as `heads_leaf_next`. Whoever needs
-what the file lacks finds it in the leaves behind that mark: `restore` at start, the view `heads` for everybody else.
+keys, a slice with each batch, so that heads on one page are written together, and a key that is written again and
+again is written there once. A pass that is over has written the head of every leaf before the size that the tree had
+when it began: that size is stored as `heads_leaf_next`. Whoever needs what the file lacks finds it in the leaves behind
+that mark: `restore` at start, the view `heads` for everybody else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from appliance.adapters.ledger_order import SortedKeys
 from appliance.adapters.ledger_rows import Batch
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
 
-HEADS_LAG_LEAVES_MAX: Final = 131_072  # from the beginning of a pass to that of the next
+HEADS_LAG_LEAVES_MAX: Final = 131_072  # from the beginning of a pass to that of the next, if each has another key
+HEADS_LAG_FACTOR_MAX: Final = 4  # so many times that when the same keys are written again and again
 HEADS_LAG_LEAVES_MIN: Final = 16
 CACHE_BYTES_PER_LAG_LEAF: Final = 2_048  # a small cache means a short lag
 SLICE_HEADS_MIN: Final = 32
@@ -122,9 +124,12 @@ class LedgerMemory:
         return batch
 
     def _is_pass_due(self, tree_size: int) -> bool:
-        if tree_size - self._pass_begin < self._lag_leaves:
+        lag_leaves = tree_size - self._pass_begin
+        if lag_leaves < self._lag_leaves:
             return False
-        return self.leaves_expected < self._lag_leaves or len(self.changed) >= self._lag_leaves
+        if len(self.changed) >= self._lag_leaves:
+            return True
+        return lag_leaves >= HEADS_LAG_FACTOR_MAX * self._lag_leaves and self.leaves_expected < self._lag_leaves
 
     def _take_along(self, batch: Batch) -> None:
         left = max(SLICE_HEADS_MIN, int(batch.leaf_count() * self._pass_heads_per_leaf))

@@ -133,6 +133,7 @@ def test_a_pass_waits_for_what_would_outdate_it(tmp_path: Path, monkeypatch: pyt
     lag_leaves = 240
     assert len(model_at(INDEX).heads) < lag_leaves < model_at(INDEX).load()[0].tree_size // 2
     monkeypatch.setattr(ledger_memory, "HEADS_LAG_LEAVES_MAX", lag_leaves)
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_FACTOR_MAX", 1)
     path = tmp_path / "ledger.db"
     store = SqliteLedgerStore(path, 10**6, CLUSTER_ID)
     store.load()
@@ -147,6 +148,25 @@ def test_a_pass_waits_for_what_would_outdate_it(tmp_path: Path, monkeypatch: pyt
     store.flush(INDEX)
     store.close()
     assert mark_of(path)[1] > 0
+    assert file_content(path) == model_content(model_at(INDEX))
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(2, True), (3, False)])
+def test_and_longer_when_the_same_keys_are_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, passes: bool
+) -> None:
+    lag_leaves = 240
+    tree_size = model_at(INDEX).load()[0].tree_size
+    assert len(model_at(INDEX).heads) < lag_leaves < 2 * lag_leaves < tree_size < 3 * lag_leaves
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_LEAVES_MAX", lag_leaves)
+    monkeypatch.setattr(ledger_memory, "HEADS_LAG_FACTOR_MAX", factor)
+    path = tmp_path / "ledger.db"
+    store = SqliteLedgerStore(path, 10**6, CLUSTER_ID)
+    store.load()
+    Replica(store).apply_to(INDEX)
+    store.flush(INDEX)
+    store.close()
+    assert (mark_of(path)[0] > 0 or mark_of(path)[1] > 0) is passes
     assert file_content(path) == model_content(model_at(INDEX))
 
 
