@@ -44,9 +44,12 @@ _SCHEMA: Final = (
     _HEADS_VIEW,
 )
 HEAD_BY_KEY: Final = "SELECT version, leaf_index, deleted, timestamp_us, size FROM stored_heads WHERE key = ?"
-HEADS_BY_KEYS: Final = tuple(  # for 32, 16 ... 1 keys: few statements, so that each stays prepared
-    (count, f"SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads WHERE key IN ({marks})")  # noqa: S608
-    for count, marks in ((2**n, ",".join("?" * 2**n)) for n in range(5, -1, -1))
+_HEAD_AS_TEXT: Final = (
+    "(SELECT json_array(version, leaf_index, deleted, timestamp_us, size) FROM stored_heads WHERE key = ?)"
+)
+HEADS_BY_KEYS: Final = tuple(  # for 32, 16 ... 1 keys: few statements, so that each stays prepared; one row, one column
+    (count, f"SELECT {','.join([_HEAD_AS_TEXT] * count)}")  # a key, because each row gives the interpreter's lock up
+    for count in (32, 16, 8, 4, 2, 1)
 )
 PRESENT_KEYS: Final = (  # from, but not `after`, to before
     "SELECT key, version, leaf_index, deleted, timestamp_us, size FROM stored_heads"
@@ -65,6 +68,7 @@ _INSERT_HEADS: Final = BulkInsert("INSERT OR REPLACE INTO stored_heads", columns
 _INSERT_REFUSALS: Final = BulkInsert("INSERT INTO refusals", columns=10)
 _INSERT_ANSWERS: Final = BulkInsert("INSERT OR REPLACE INTO answers", columns=5)
 
+_HEAD_DECODER: Final = msgspec.json.Decoder(tuple[int, int, int, int, int])
 _RESULT_DECODER: Final = msgspec.msgpack.Decoder(WriteResult)
 _SUMMARY_DECODER: Final = msgspec.msgpack.Decoder(Summary)
 
@@ -191,6 +195,11 @@ def head_from_row(row: Sequence[Value]) -> Head:
     """Make a head of the columns of `HEAD_BY_KEY`."""
     version, leaf_index, deleted, timestamp_us, size = cast(Sequence[int], row)
     return Head(version, leaf_index, bool(deleted), timestamp_us, size)
+
+
+def head_from_text(text: str) -> Head:
+    """Make a head of a column of `HEADS_BY_KEYS`. Raises `msgspec.MsgspecError` when the row is damaged."""
+    return head_from_row(_HEAD_DECODER.decode(text))
 
 
 def head_from_leaf(leaf_index: int, leaf: bytes) -> tuple[str, Head]:

@@ -37,6 +37,7 @@ from appliance.adapters.ledger_rows import (
     answer_from_row,
     head_from_leaf,
     head_from_row,
+    head_from_text,
     leaf_from_row,
     make_tables,
     prefix_end,
@@ -190,14 +191,16 @@ class SqliteLedgerStore:
         """Read the heads that `head` will be asked for next, many with one query. Raises `StorageError`."""
         memory = self._memory
         wanted = memory.unknown(dict.fromkeys(keys))
-        self._absent = set(wanted)
+        self._absent = absent = set()
         at, left = 0, len(wanted)
         for count, statement in HEADS_BY_KEYS:
             while left >= count:
-                for row in self._open_reader().rows(statement, wanted[at : at + count]):
-                    key = cast(str, row[0])
-                    memory.keep_head(key, head_from_row(row[1:]))
-                    self._absent.discard(key)
+                keys = wanted[at : at + count]
+                for key, text in zip(keys, self._open_reader().rows(statement, keys)[0], strict=True):
+                    if text is None:
+                        absent.add(key)
+                    else:
+                        memory.keep_head(key, head_from_text(cast(str, text)))
                 at, left = at + count, left - count
 
     def expect(self, entries: int) -> None:
