@@ -335,6 +335,8 @@ class Driver:
         index, term = core.propose((data,))
         self.writes.add(index, term, self.clock.monotonic_s(), waiter)
         self.traces.proposed(index, traceparent)
+        if traceparent:  # its context goes with the message, and is forgotten when it is applied here
+            core.spare_nobody()
         self.pump_soon()
 
     def next_stamp_us(self) -> int:

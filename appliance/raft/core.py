@@ -194,6 +194,10 @@ class RaftCore:
         assert 0 <= context < 1 << READ_CONTEXT_BITS
         reads.request_read(self.state, context)
 
+    def spare_nobody(self) -> None:
+        """Let what the next `Ready` sends go to every follower at once."""
+        self.state.spared_must_follow = True
+
     def forget_read(self, context: int) -> None:
         """Nobody waits for this read any more."""
         self.state.asked_reads.discard(context)
