@@ -117,6 +117,70 @@ class AuditAnswer(Struct, frozen=True):
     body: bytes
 
 
+class PauseAnswer(Struct, frozen=True):
+    """How writes stand after a pause or a resume.
+
+    Attributes:
+        paused_until_us: entry stamp at which the pause ends by itself, Unix microseconds; 0: writes are not paused.
+        index: Raft index of the entry that decided it.
+        settled: ids of the nodes whose `ledger.db` holds and has synced everything up to that entry.
+        unsettled: ids of the other members: not reached, or not done in time.
+    """
+
+    paused_until_us: int
+    index: int
+    settled: tuple[int, ...]
+    unsettled: tuple[int, ...]
+
+
+class CompactAnswer(Struct, frozen=True):
+    """What a compaction of this node gave back.
+
+    Attributes:
+        snapshot_index: up to where the log is dropped now.
+        entries_dropped: entries of the log that it dropped.
+        log_bytes_before: size of `raft.db` with its WAL, bytes.
+        log_bytes_after: the same behind it.
+        ledger_bytes_before: size of `ledger.db` with its WAL, bytes.
+        ledger_bytes_after: the same behind it.
+        seconds: how long it took.
+    """
+
+    snapshot_index: int
+    entries_dropped: int
+    log_bytes_before: int
+    log_bytes_after: int
+    ledger_bytes_before: int
+    ledger_bytes_after: int
+    seconds: float
+
+
+class ChangeAnswer(Struct, frozen=True):
+    """How a member stands after a change of the membership was asked for.
+
+    Attributes:
+        node_id: of the member.
+        role: `voter`, `learner` (not caught up yet), or `removed`.
+        changed: False when it stood so before.
+        index: Raft index of the configuration that acts.
+        members: all of them.
+    """
+
+    node_id: int
+    role: str
+    changed: bool
+    index: int
+    members: tuple[MemberInfo, ...]
+
+
+class TransferAnswer(Struct, frozen=True):
+    """Who leads after a transfer; `changed` is False when the asked node led already."""
+
+    leader_id: int
+    term: int
+    changed: bool
+
+
 class NodeService(Protocol):
     """A running node. Every method raises `ApplianceError` and nothing else on purpose."""
 
@@ -163,4 +227,37 @@ class NodeService(Protocol):
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""
+        ...
+
+    async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
+        """Refuse writes everywhere for at most this many seconds of entry stamps; waits until each reachable node has
+        applied, flushed and checkpointed what came before. Asked again, it sets a new end.
+        """
+        ...
+
+    async def resume_writes(self, actor: str, request_id: str) -> PauseAnswer:
+        """Take writes again; nothing changes when they are not paused."""
+        ...
+
+    async def compact(self) -> CompactAnswer:
+        """Drop what the ledger file covers from this node's log, and give space back; writes go on. `conflict` while
+        another one is under way.
+        """
+        ...
+
+    async def add_member(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
+        """Make a node a member: a learner first, a voter once it has caught up, which `wait` waits for. An empty
+        `raft_address` is asked of the node, else taken to be the same host and port + 1000. `conflict` when another
+        change is pending, the quorum would be lost, or the address answers as another node or cluster.
+        """
+        ...
+
+    async def remove_member(self, node_id: int) -> ChangeAnswer:
+        """Remove a member; a leader hands over first. `conflict` when the live quorum would be lost."""
+        ...
+
+    async def transfer_leadership(self, node_id: int | None) -> TransferAnswer:
+        """Let another voter lead: this one, or the one that is furthest along. `conflict` when it is no voter, cannot
+        be reached or does not catch up in time.
+        """
         ...
