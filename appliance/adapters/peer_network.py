@@ -1,8 +1,8 @@
 """The links to the other nodes over TCP: `PeerNetwork` of `appliance.node.ports`.
 
 Each node keeps one connection to each other node. What it sends goes out on its own connection, what the other sends
-comes in on the other's; the answer to a forwarded write comes back on the connection that carried it. Snapshots have
-connections of their own.
+comes in on the other's; the answer to a forwarded write or a call comes back on the connection that carried it.
+Snapshots have connections of their own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,27 @@ from appliance.adapters.peer_dialer import Dialer, dial
 from appliance.adapters.peer_handshake import PURPOSE_RAFT, PURPOSE_SNAPSHOT, Handshaker, Opened
 from appliance.adapters.peer_link import Link
 from appliance.adapters.peer_listener import PeerListener
-from appliance.adapters.peer_protocol import Failure, Kind, Payload, ProtocolError, Result, Traced, Write, encode_frame
+from appliance.adapters.peer_protocol import (
+    FEATURE_CALLS,
+    Call,
+    Failure,
+    Kind,
+    Payload,
+    ProtocolError,
+    Result,
+    Return,
+    Traced,
+    Write,
+    encode_frame,
+)
 from appliance.adapters.peer_refusals import Refusals
 from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.peer_snapshot import SnapshotError, SnapshotReceiver, send_snapshot
-from appliance.adapters.peer_writes import ForwardedWrites, ServedWrites
+from appliance.adapters.peer_writes import SentRequests, ServedRequests
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.ports import Counter, Hello, Instruments, Log, PeerEvents
 from appliance.raft.messages import AnyMessage, SnapshotMeta
+from appliance.tables.errors import ApplianceError
 
 PEERS_MAX: Final = 256  # nodes that may be connected at once, members or not
 SNAPSHOT_IDLE_FACTOR: Final = 6  # a snapshot's link waits for disks
@@ -54,13 +67,15 @@ class _Incoming:
         self._node_id = node_id
 
     def on_frame(self, link: Link, kind: int, value: Payload) -> None:
-        """Take a Raft message or a forwarded write."""
+        """Take a Raft message, a forwarded write or a call."""
         if kind == Kind.MESSAGE:
             self._network.take_message(self._node_id, value, ())
         elif isinstance(value, Traced):
             self._network.take_message(self._node_id, value.message, value.traces)
         elif isinstance(value, Write):
-            self._network.served.serve(link, value)
+            self._network.served.write(link, value)
+        elif isinstance(value, Call):
+            self._network.served.call(link, self._node_id, value)
         else:
             raise ProtocolError("bad_frame", f"a frame of kind {kind} does not belong on an incoming link")
 
@@ -77,10 +92,10 @@ class _Outgoing(_Incoming):
     """Handles what a peer answers on this node's connection."""
 
     def on_frame(self, link: Link, kind: int, value: Payload) -> None:
-        """Take the answer to a forwarded write."""
-        if not isinstance(value, Result | Failure):
+        """Take the answer to a forwarded write or a call."""
+        if not isinstance(value, Result | Return | Failure):
             raise ProtocolError("bad_frame", f"a frame of kind {kind} does not belong on an outgoing link")
-        self._network.forwarded.on_answer(link, value)
+        self._network.sent.on_answer(link, value)
 
 
 class TcpPeerNetwork:
@@ -109,7 +124,7 @@ class TcpPeerNetwork:
         self._closing = False
         self._own_id = 0  # until it is started
         self._listener: PeerListener | None = None
-        self.forwarded = ForwardedWrites(settings.writes_max, settings.frame_bytes_max)
+        self.sent = SentRequests(settings.writes_max, settings.frame_bytes_max)
 
     async def start(self, events: PeerEvents, seeds: Sequence[str]) -> None:
         """Listen, and keep a connection to every seed and every known peer.
@@ -123,7 +138,7 @@ class TcpPeerNetwork:
         self._own_id = events.hello().identity.node_id
         self._refusals = Refusals(self._instruments, self._log, loop.time)
         self._handshaker = Handshaker(make_auth(self._settings), self, events)
-        self.served = ServedWrites(events.on_write, self._settings.writes_max, self._log)
+        self.served = ServedRequests(events.on_write, events.on_call, self._settings.writes_max, self._log)
         self._receiver = SnapshotReceiver(events)
         self._listener = PeerListener(self, self._handshaker, self._settings, self._refusals, self._log)
         await self._listener.open()
@@ -168,7 +183,18 @@ class TcpPeerNetwork:
         """Have the leader carry out a write. Raises `ApplianceError`: the leader's own; `no_leader` when the request
         surely was not handed over; `outcome_unknown` when it was and no answer came.
         """
-        return await self.forwarded.forward(self.outgoing(node_id), node_id, request, timeout_s)
+        return await self.sent.write(self.outgoing(node_id), node_id, request, timeout_s)
+
+    async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
+        """Have another node do what `name` stands for. Raises `ApplianceError`: the other node's own; `no_leader` when
+        the call surely was not handed over; `outcome_unknown` when it was and no answer came; `conflict` when the node
+        is of a version without calls.
+        """
+        link, peer = self.outgoing(node_id), self._peers.get(node_id)
+        if link is not None and peer is not None and FEATURE_CALLS not in peer.hello.features:
+            detail = f"Node {node_id} runs version {peer.hello.version}, which cannot be asked for {name}. Upgrade it."
+            raise ApplianceError("conflict", detail)
+        return await self.sent.call(link, node_id, name, body, timeout_s)
 
     async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
         """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
@@ -298,7 +324,7 @@ class TcpPeerNetwork:
 
     def lost(self, node_id: int, link: Link) -> None:
         """Forget a link that is gone."""
-        self.forwarded.on_lost(link)
+        self.sent.on_lost(link)
         peer = self._peers.get(node_id)
         if peer is None:
             return

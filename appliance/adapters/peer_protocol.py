@@ -20,7 +20,8 @@ from appliance.raft.messages import AnyMessage, AppendRequest, SnapshotMeta, ent
 
 PEER_PROTOCOL: Final = 1
 PEER_PROTOCOL_MIN: Final = 1  # oldest that this program still speaks
-PEER_FEATURES: Final = ("traces", "snapshot_resume")
+FEATURE_CALLS: Final = "calls"
+PEER_FEATURES: Final = ("traces", "snapshot_resume", FEATURE_CALLS)
 
 HANDSHAKE_FRAME_BYTES_MAX: Final = 256 * 1024  # a hello with a configuration of 64 members has under 20 KiB
 FRAME_BYTES_MAX: Final = 80 * 1024 * 1024  # the largest value that settings allow (64 MiB) and its wrapping
@@ -57,6 +58,8 @@ class Kind(IntEnum):
     WRITE = 20
     RESULT = 21
     FAILURE = 22
+    CALL = 23
+    RETURN = 24
     OFFER = 32
     RESUME = 33
     CHUNK = 34
@@ -136,12 +139,33 @@ class Result(Struct, frozen=True, array_like=True):
 
 
 class Failure(Struct, frozen=True, array_like=True):
-    """The error of a forwarded write: a code of the table of errors, and its detail."""
+    """The error of a forwarded write or of a call: a code of the table of errors, and its detail."""
 
     number: int
     code: str
     detail: str
     retry_after_s: int | None = None
+
+
+class Call(Struct, frozen=True, array_like=True):
+    """Has the other node do what `name` stands for; only to a peer whose hello names `FEATURE_CALLS`.
+
+    Attributes:
+        number: repeated by the answer.
+        name: of the call.
+        body: what the call takes, encoded by who defines it.
+    """
+
+    number: int
+    name: str
+    body: bytes
+
+
+class Return(Struct, frozen=True, array_like=True):
+    """What a call answers."""
+
+    number: int
+    body: bytes
 
 
 class Offer(Struct, frozen=True, array_like=True):
@@ -189,6 +213,8 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.WRITE: Write,
     Kind.RESULT: Result,
     Kind.FAILURE: Failure,
+    Kind.CALL: Call,
+    Kind.RETURN: Return,
     Kind.OFFER: Offer,
     Kind.RESUME: Resume,
     Kind.CHUNK: Chunk,

@@ -104,6 +104,7 @@ class Driver:
         self.hellos: dict[int, Hello] = {}
         self.installing = False
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
+        self.calls: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}  # what peers may ask for, by name
         self.traces = WriteTraces(tracer, clock, identity.node_id)
         self.writes = WaitingWrites(settings.write_timeout_s, instruments.histogram("scribe_raft_commit_seconds"))
         self.reads = ReadBatches(settings.election_timeout_s)

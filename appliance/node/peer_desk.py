@@ -1,4 +1,4 @@
-"""What peers say: hellos, messages, forwarded writes, snapshots."""
+"""What peers say: hellos, messages, forwarded writes, calls, snapshots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.ports import Hello, Log
 from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
+from appliance.tables.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
@@ -81,6 +82,14 @@ class PeerDesk:
         """A follower forwarded a write."""
         assert self._driver.serve_write is not None
         return await self._driver.serve_write(request)
+
+    async def on_call(self, sender_node_id: int, name: str, body: bytes) -> bytes:
+        """A node asks for what `name` stands for in the driver's `calls`."""
+        serve = self._driver.calls.get(name)
+        if serve is None:
+            node_id = self._driver.identity.node_id
+            raise ApplianceError("conflict", f"Node {node_id} does not know the call {name[:100]!r}.")
+        return await serve(sender_node_id, body)
 
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         """A snapshot was received."""

@@ -277,6 +277,10 @@ class PeerEvents(Protocol):
         """A follower forwarded a write. Raises `ApplianceError`."""
         ...
 
+    async def on_call(self, sender_node_id: int, name: str, body: bytes) -> bytes:
+        """A node asks for what `name` stands for. Raises `ApplianceError`, which the caller gets."""
+        ...
+
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         """A snapshot has been received completely into `path` and its digest checked."""
         ...
@@ -304,6 +308,13 @@ class PeerNetwork(Protocol):
     async def forward_write(self, node_id: int, request: WriteRequest, timeout_s: float) -> WriteResult:
         """Have the leader carry out a write. Raises `ApplianceError`: the leader's own; `no_leader` when the request
         surely was not handed over; `outcome_unknown` when it was and no answer came.
+        """
+        ...
+
+    async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
+        """Have another node do what `name` stands for, and wait for its answer. Raises `ApplianceError`: the other
+        node's own; `no_leader` when the call surely was not handed over; `outcome_unknown` when it was and no answer
+        came; `conflict` when the node is of a version without calls, and nothing was sent.
         """
         ...
 

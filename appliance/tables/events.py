@@ -101,6 +101,7 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("peer.handshake_lost", _D, "{address} left during the handshake", ("address", "reason")),
         EventRow("peer.accept_failed", _E, "A connection of a peer could not be accepted: {reason}", ("reason",)),
         EventRow("peer.write_failed", _E, "A forwarded write failed by an error of this program"),
+        EventRow("peer.call_failed", _E, "The call {name} of a peer failed by an error of this program", ("name",)),
         # HTTP
         EventRow("http.started", _I, "HTTP answers on {address}", ("address", "tls")),
         EventRow("http.stopped", _I, "HTTP has stopped", ("address",)),

@@ -123,8 +123,10 @@ class Node:
         self.received: list[object] = []  # messages and traces, in order
         self.unreachable: Tally[int] = Tally()
         self.writes: list[WriteRequest] = []
+        self.calls: list[tuple[int, str, bytes]] = []
         self.snapshots: list[tuple[SnapshotMeta, bytes]] = []
         self.write: Callable[[WriteRequest], Awaitable[WriteResult]] = self._write_ok
+        self.call: Callable[[int, str, bytes], Awaitable[bytes]] = self._call_back
         self.snapshot: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -141,6 +143,9 @@ class Node:
 
     async def _write_ok(self, request: WriteRequest) -> WriteResult:
         return RESULT
+
+    async def _call_back(self, sender: int, name: str, body: bytes) -> bytes:
+        return body[::-1]
 
     # PeerEvents
 
@@ -162,6 +167,10 @@ class Node:
     async def on_write(self, request: WriteRequest) -> WriteResult:
         self.writes.append(request)
         return await self.write(request)
+
+    async def on_call(self, sender_node_id: int, name: str, body: bytes) -> bytes:
+        self.calls.append((sender_node_id, name, body))
+        return await self.call(sender_node_id, name, body)
 
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         if self.snapshot is not None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.adapters.peer_protocol import (
+    Call,
     Chunk,
     Failure,
     FrameDecoder,
@@ -20,6 +21,7 @@ from appliance.adapters.peer_protocol import (
     Ping,
     ProtocolError,
     Result,
+    Return,
     Traced,
     Write,
     decode_payload,
@@ -61,6 +63,8 @@ FRAMES: dict[str, tuple[Kind, Any]] = {
     "write": (Kind.WRITE, Write(2**40, REQUEST)),
     "result": (Kind.RESULT, Result(1, RESULT)),
     "failure": (Kind.FAILURE, Failure(1, "no_quorum", "why", 3)),
+    "call": (Kind.CALL, Call(3, "settle", b"\x00\xff")),
+    "return": (Kind.RETURN, Return(3, b"")),
     "offer": (Kind.OFFER, Offer(META, 2**40, b"d" * 32)),
     "chunk": (Kind.CHUNK, Chunk(0, 1, b"x" * 1000)),
     "ping": (Kind.PING, Ping()),

@@ -86,6 +86,9 @@ class FakeNetwork:
     async def forward_write(self, node_id: int, request: WriteRequest, timeout_s: float) -> WriteResult:
         raise NotImplementedError
 
+    async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
+        raise NotImplementedError
+
     async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
         self.snapshots.append(node_id)
         raise OSError("nobody takes it")
