@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-from appliance.http.exchange import ClientGoneError, Exchange, GatewayResponse
+from appliance.http.errands import while_client_waits
+from appliance.http.exchange import Exchange, GatewayResponse
 from appliance.http.limits import AUDIT_BYTES_MAX
 from appliance.http.ports import AuditEngine
 from appliance.http.query import parse_query
-from appliance.node.api import AuditAnswer
 from appliance.tables.errors import ApplianceError
 
 Format = Literal["json", "csv", "arrow", "parquet"]
@@ -42,7 +41,8 @@ class AuditRoutes:
         parse_query(exchange.request.query, ())
         asked = self._asked(await exchange.read_body(AUDIT_BYTES_MAX, "bytes of an audit query"))
         limit = self._rows_max if asked.limit is None else asked.limit
-        answer = await self._while_client_waits(exchange, asked, limit)
+        work = self._engine.query(asked.sql, asked.params, asked.format, limit)
+        answer = await while_client_waits(exchange, work)
         headers = [
             (b"content-type", answer.media_type.encode()),
             (b"scribe-truncated", b"true" if answer.truncated else b"false"),
@@ -59,17 +59,3 @@ class AuditRoutes:
         if asked.limit is not None and not 1 <= asked.limit <= self._rows_max:
             raise ApplianceError("bad_request", f"limit is from 1 to {self._rows_max} ([audit] max_rows).")
         return asked
-
-    async def _while_client_waits(self, exchange: Exchange, asked: AuditQuery, limit: int) -> AuditAnswer:
-        """Run the query, but not longer than somebody waits for it. Raises `ClientGoneError`."""
-        query = asyncio.ensure_future(self._engine.query(asked.sql, asked.params, asked.format, limit))
-        gone = asyncio.ensure_future(exchange.request.body.closed())
-        try:
-            await asyncio.wait((query, gone), return_when=asyncio.FIRST_COMPLETED)
-            if query.done():
-                return query.result()
-            raise ClientGoneError
-        finally:
-            for task in (query, gone):
-                task.cancel()
-            await asyncio.gather(query, gone, return_exceptions=True)

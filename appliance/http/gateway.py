@@ -17,8 +17,11 @@ from typing import Final
 
 from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
+from appliance.http.admin import AdminRoutes
 from appliance.http.audit import AuditRoutes
 from appliance.http.batch import BatchRoute
+from appliance.http.cluster import MembershipRoutes
+from appliance.http.errands import Errands
 from appliance.http.exchange import (
     ClientGoneError,
     Exchange,
@@ -108,6 +111,8 @@ class Gateway:
             operations_max=settings.performance.max_batch_operations,
         )
         audit = AuditRoutes(deps.audit, settings.audit.max_rows)
+        errands = Errands(deps.log)
+        membership, admin = MembershipRoutes(deps.node, errands), AdminRoutes(deps.node, errands)
         by_method: dict[str, Handler] = {"PUT": put.handle, "GET": keys.get, "DELETE": delete.handle}
         self._kv = _endpoints(KV_ROUTES, by_method)
         self._short = _endpoints(SHORT_ROUTES, by_method)
@@ -123,6 +128,12 @@ class Gateway:
             "get_nodes": status.nodes,
             "get_leader": status.leader,
             "query_audit": audit.query,
+            "add_member": membership.add,
+            "remove_member": membership.remove,
+            "transfer_leadership": membership.transfer,
+            "pause_writes": admin.pause,
+            "resume_writes": admin.resume,
+            "compact": admin.compact,
         }
         starters: dict[str, Starter] = {"PUT": put.start, "GET": keys.start_get, "DELETE": delete.start}
         self._hot_kv = {method.encode(): HotRoute(*self._kv[method], start) for method, start in starters.items()}
@@ -192,8 +203,8 @@ class Gateway:
         response.headers.append((b"x-request-id", exchange.request_id.encode()))
         route, span = exchange.route, exchange.span
         seconds = self._clock.monotonic_s() - exchange.begun_s
-        self._meter.answered(route.op, response.status, response.code, seconds, span.traceparent if span else "")
-        if seconds > SLOW_S:
+        self._meter.answered(route, response.status, response.code, seconds, span.traceparent if span else "")
+        if seconds > SLOW_S and not route.waits:
             self._log.warning(
                 "http.slow",
                 method=route.method,
@@ -255,7 +266,9 @@ class Gateway:
             **fields,
         )
         if exchange.handed_over:
-            unknown = ApplianceError("outcome_unknown", "The node failed while it waited for the write; read it back.")
+            unknown = ApplianceError(
+                "outcome_unknown", f"The node failed before the outcome was known; {_look(exchange)}."
+            )
             return problem(unknown, exchange.request_id)
         detail = f"This is a fault of the node; its log has it under request id {exchange.request_id}."
         return problem(ApplianceError("internal", detail), exchange.request_id)
@@ -268,8 +281,13 @@ def _endpoints(routes: tuple[Route, ...], handlers: dict[str, Handler]) -> Endpo
 def _cut_short(exchange: Exchange) -> ApplianceError:
     """What to answer when the server stops before a request is done."""
     if exchange.handed_over:
-        return ApplianceError("outcome_unknown", "The node stopped before the write's outcome was known; read it back.")
+        return ApplianceError("outcome_unknown", f"The node stopped before the outcome was known; {_look(exchange)}.")
     return ApplianceError("shutting_down", "The node is shutting down; send the request to another node.")
+
+
+def _look(exchange: Exchange) -> str:
+    """How to find out what became of a write, or of a change of the cluster."""
+    return "look at GET /cluster/nodes, or ask again" if exchange.route.waits else "read it back"
 
 
 def _short_form_refusal(method: str, raw_path: bytes) -> ApplianceError | None:

@@ -35,6 +35,22 @@ BATCH_BYTES_MAX: Final = 16 * MIB
 AUDIT_BYTES_MAX: Final = 256 * 1024
 """Body of POST /audit/query."""
 
+CHANGE_BYTES_MAX: Final = 64 * 1024
+"""Body of a request that changes the cluster or a node: a few short fields."""
+
+ERRANDS_MAX: Final = 64
+"""Changes of the cluster or a node under way at once, those included whose clients have gone away."""
+
+ADD_WAIT_S: Final = 600.0
+"""How long POST /cluster/nodes/add waits for the new member to catch up; then it answers that it is a learner yet."""
+
+ADD_RETRY_S: Final = 0.5
+"""Pause of that wait when it has to be begun anew: the leader has changed, say."""
+
+PAUSE_TTL_DEFAULT_S: Final = 900
+PAUSE_TTL_MAX_S: Final = 86_400
+"""How long writes may be paused; the least is one second."""
+
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
 """Items on one page of GET /kv and GET /history/{key}."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from appliance.http.limits import LATENCY_SAMPLES
-from appliance.http.routes import DATA_OPS, Op
+from appliance.http.routes import DATA_OPS, Op, Route
 from appliance.node.ports import Instruments
 from appliance.tables.errors import ERRORS
 
@@ -32,11 +32,13 @@ class Meter:
         }
         self._latest_s: deque[float] = deque(maxlen=LATENCY_SAMPLES)
 
-    def answered(self, op: Op, status: int, code: str, seconds: float, traceparent: str) -> None:
+    def answered(self, route: Route, status: int, code: str, seconds: float, traceparent: str) -> None:
         """Count one answer; `code` is the error's; a sampled request leaves its trace id as exemplar."""
+        op = route.op
         self._answered[op][status // 100].inc()
-        exemplar = {"trace_id": traceparent[3:35]} if traceparent else None
-        self._seconds[op].observe(seconds, exemplar)
+        if not route.waits:
+            exemplar = {"trace_id": traceparent[3:35]} if traceparent else None
+            self._seconds[op].observe(seconds, exemplar)
         if status >= 500:
             self._errors[code].inc()
         if op in DATA_OPS:

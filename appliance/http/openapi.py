@@ -55,7 +55,7 @@ def _operation(route: Route, access: Access) -> _Json:
     operation: _Json = {
         "operationId": route.name,
         "summary": route.summary,
-        "description": "Needs no API key." if open_to_all else f"Roles: {roles}.",
+        "description": f"{'Needs no API key.' if open_to_all else f'Roles: {roles}.'} {route.notes}".rstrip(),
         "tags": [route.op.value],
         "security": [] if open_to_all else [{name: []} for name in _SECURITY_SCHEMES],
         "parameters": _parameters(route),

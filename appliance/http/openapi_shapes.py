@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from appliance.http.limits import PAGE_DEFAULT, PAGE_MAX
+from appliance.http.limits import PAGE_DEFAULT, PAGE_MAX, PAUSE_TTL_DEFAULT_S, PAUSE_TTL_MAX_S
 
 _Json = dict[str, Any]
 
@@ -55,6 +55,10 @@ QUERY_PARAMETERS: Final[dict[str, _Json]] = {
         "description": "Items on the page",
         "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
     },
+    "wait": {
+        "description": "`false` answers as soon as the node is a learner",
+        "schema": {"type": "boolean", "default": True},
+    },
 }
 
 HEADER_PARAMETERS: Final[dict[str, _Json]] = {
@@ -93,6 +97,14 @@ BODIES: Final[dict[str, _Json]] = {
             "AuditQuery", {"sql": "SELECT actor, count(*) FROM audit GROUP BY 1", "format": "json", "limit": 100}
         ),
     },
+    "add": {
+        "required": True,
+        "content": _json_content("AddMember", {"node_id": 4, "address": "10.0.1.13:8004"}),
+    },
+    "remove": {"required": True, "content": _json_content("RemoveMember", {"node_id": 4})},
+    "transfer": {"required": False, "content": _json_content("TransferLeadership", {"node_id": 2})},
+    "pause": {"required": False, "content": _json_content("PauseWrites", {"ttl_seconds": 600})},
+    "nothing": {"required": False, "content": _json_content({"type": "object", "additionalProperties": False})},
 }
 
 _VERSION_HEADERS: Final[_Json] = {
@@ -127,6 +139,10 @@ ANSWERS: Final[dict[str, _Json]] = {
         "content": _json_content(_object({"nodes": _array({"$ref": "#/components/schemas/Member"})})),
     },
     "leader": {"description": "The leader", "content": _json_content("Leader")},
+    "change": {"description": "How the member stands now", "content": _json_content("MemberChange")},
+    "transfer": {"description": "Who leads now", "content": _json_content("LeadershipTransfer")},
+    "pause": {"description": "How writes stand now", "content": _json_content("WritesPause")},
+    "compaction": {"description": "What was given back", "content": _json_content("Compaction")},
     "audit": {
         "description": "The rows",
         "content": {
@@ -162,6 +178,8 @@ _HEALTH: Final[_Json] = {
 }
 _INDEXES: Final[_Json] = dict.fromkeys(("commit_index", "applied_index", "last_index", "snapshot_index"), _BIG)
 _SIZES: Final = ("ledger_bytes", "log_bytes", "pending_bytes", "cache_bytes")
+_NODE_ID: Final[_Json] = {"type": "integer", "minimum": 1, "maximum": 65_535}
+_ADDRESS: Final[_Json] = {"type": "string", "maxLength": 300, "description": "host:port or [IPv6]:port"}
 _IF_VERSION: Final[_Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**53}
 
 SCHEMAS: Final[dict[str, _Json]] = {
@@ -313,6 +331,91 @@ SCHEMAS: Final[dict[str, _Json]] = {
             "version": _or_null(_TEXT),
             "term": _BIG,
             "is_self": _FLAG,
+        }
+    ),
+    "AddMember": {
+        **_object(
+            {
+                "node_id": _NODE_ID,
+                "address": {**_ADDRESS, "description": "Client address of the node, host:port or [IPv6]:port"},
+                "raft_address": {
+                    **_or_null(_ADDRESS),
+                    "description": "Its peer address; else the node is asked, else the same host and port + 1000",
+                },
+            },
+            optional=("raft_address",),
+        ),
+        "additionalProperties": False,
+    },
+    "RemoveMember": {**_object({"node_id": _NODE_ID}), "additionalProperties": False},
+    "TransferLeadership": {
+        **_object(
+            {"node_id": {**_or_null(_NODE_ID), "description": "Without it the voter that is furthest along"}},
+            optional=("node_id",),
+        ),
+        "additionalProperties": False,
+    },
+    "PauseWrites": {
+        **_object(
+            {
+                "ttl_seconds": {
+                    "type": "number",
+                    "minimum": 1,
+                    "maximum": PAUSE_TTL_MAX_S,
+                    "default": PAUSE_TTL_DEFAULT_S,
+                    "description": "The pause ends by itself after this, by the stamps of the log",
+                }
+            },
+            optional=("ttl_seconds",),
+        ),
+        "additionalProperties": False,
+    },
+    "MemberChange": _object(
+        {
+            "status": {"const": "ok"},
+            "node_id": _NODE_ID,
+            "role": {"type": "string", "enum": ["voter", "learner", "removed"]},
+            "changed": {**_FLAG, "description": "False when it stood so before"},
+            "index": {**_BIG, "description": "Raft index of the configuration that acts"},
+            "members": _array({"$ref": "#/components/schemas/Member"}),
+        }
+    ),
+    "LeadershipTransfer": _object(
+        {
+            "status": {"const": "ok"},
+            "leader_id": _INTEGER,
+            "term": _BIG,
+            "changed": {**_FLAG, "description": "False when that node led before"},
+        }
+    ),
+    "WritesPause": _object(
+        {
+            "status": {"const": "ok"},
+            "paused": _FLAG,
+            "paused_until": {**_or_null(_TIME), "description": "When the pause ends by itself; null without one"},
+            "index": {**_BIG, "description": "Raft index of the entry that decided it"},
+            "settled": {
+                **_array(_NODE_ID),
+                "description": "Nodes whose ledger file holds, synced, everything up to that entry",
+            },
+            "unsettled": {**_array(_NODE_ID), "description": "The other members: not reached, or not done in time"},
+        }
+    ),
+    "Compaction": _object(
+        {
+            "status": {"const": "ok"},
+            "snapshot_index": {**_BIG, "description": "Up to where the log is dropped now"},
+            **dict.fromkeys(
+                (
+                    "entries_dropped",
+                    "log_bytes_before",
+                    "log_bytes_after",
+                    "ledger_bytes_before",
+                    "ledger_bytes_after",
+                ),
+                _BIG,
+            ),
+            "seconds": {"type": "number"},
         }
     ),
     "AuditQuery": {

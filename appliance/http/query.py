@@ -81,6 +81,14 @@ def integer(parameters: dict[str, str], name: str, least: int = 0, most: int = J
     )
 
 
+def flag(parameters: dict[str, str], name: str, *, default: bool) -> bool:
+    """`true` or `false`."""
+    text = parameters.get(name, "true" if default else "false")
+    if text not in ("true", "false"):
+        raise ApplianceError("bad_request", f"The query parameter {name} is true or false, not {text[:64]!r}.")
+    return text == "true"
+
+
 def key_text(parameters: dict[str, str], name: str) -> str:
     """A key or the beginning of one, possibly empty."""
     text = parameters.get(name, "")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from appliance.http.limits import ADD_WAIT_S
 from appliance.tables.roles import Access
 
 
@@ -25,6 +26,7 @@ class Op(StrEnum):
     CLUSTER = "cluster"
     HEALTH = "health"
     METRICS = "metrics"
+    ADMIN = "admin"
     OTHER = "other"
 
 
@@ -49,6 +51,9 @@ class Route:
         answer: name of its answer in `openapi.ANSWERS`.
         errors: codes it can answer besides those of `common_errors`.
         limited: whether the rate limit counts it. Probes are not counted: a limit must not make a node look dead.
+        waits: whether its work is to wait for disks and other nodes, perhaps for minutes: that time is no latency, so
+            neither the histogram nor the log of slow requests has it.
+        notes: what the description says besides its roles.
         keyed: whether its path ends with a key, so that it is found by the raw path.
         span_name: what its spans are called.
     """
@@ -65,6 +70,8 @@ class Route:
     body: str = ""
     errors: tuple[str, ...] = ()
     limited: bool = True
+    waits: bool = False
+    notes: str = ""
     keyed: bool = field(init=False)
     span_name: str = field(init=False)
 
@@ -101,6 +108,9 @@ _WRITE_ERRORS = (
     "condition_failed",
 )
 _READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded")
+_CHANGE_ERRORS = ("no_quorum", "no_leader", "not_committed", "disk_full", "overloaded", "outcome_unknown")
+_GOES_ON = "What was begun is carried out though the client goes away."
+_AGAIN = f"{_GOES_ON} Asked again, it changes nothing twice."
 _PUT_HEADERS = ("If-Match", "If-None-Match", "Idempotency-Key")
 _DELETE_HEADERS = ("If-Match", "Idempotency-Key")
 
@@ -159,6 +169,89 @@ HISTORY_ROUTES: Final = (
         "history",
         query=("from", "limit", "consistency"),
         errors=(*_READ_ERRORS, "not_found"),
+    ),
+)
+CHANGE_ROUTES: Final = (
+    Route(
+        "add_member",
+        "POST",
+        "/cluster/nodes/add",
+        Op.CLUSTER,
+        Access.ADMIN,
+        "Make a node a member: a learner first, a voter once it has caught up",
+        "change",
+        query=("wait",),
+        body="add",
+        errors=(*_CHANGE_ERRORS, "conflict"),
+        waits=True,
+        notes=f"Waits at most {ADD_WAIT_S / 60:g} minutes until it votes; then it answers with the role `learner`, and "
+        f"the leader promotes it all the same once it has caught up. {_AGAIN}",
+    ),
+    Route(
+        "remove_member",
+        "POST",
+        "/cluster/nodes/remove",
+        Op.CLUSTER,
+        Access.ADMIN,
+        "Remove a member; a leader hands over first",
+        "change",
+        body="remove",
+        errors=(*_CHANGE_ERRORS, "conflict"),
+        waits=True,
+        notes=_AGAIN,
+    ),
+    Route(
+        "transfer_leadership",
+        "POST",
+        "/cluster/leader/transfer",
+        Op.CLUSTER,
+        Access.ADMIN,
+        "Let another voter lead",
+        "transfer",
+        body="transfer",
+        errors=(*_CHANGE_ERRORS, "conflict"),
+        waits=True,
+        notes=_AGAIN,
+    ),
+    Route(
+        "pause_writes",
+        "POST",
+        "/admin/pause-writes",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Refuse writes on all nodes for a while",
+        "pause",
+        body="pause",
+        errors=_CHANGE_ERRORS,
+        waits=True,
+        notes="Answers when the files of each node that can be reached are settled. Asked again, it sets a new end. "
+        + _GOES_ON,
+    ),
+    Route(
+        "resume_writes",
+        "POST",
+        "/admin/resume-writes",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Take writes again",
+        "pause",
+        body="nothing",
+        errors=_CHANGE_ERRORS,
+        waits=True,
+        notes=_AGAIN,
+    ),
+    Route(
+        "compact",
+        "POST",
+        "/admin/compact",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Drop what the ledger file covers from this node's log, and give space back",
+        "compaction",
+        body="nothing",
+        errors=("conflict", "disk_full", "overloaded", "outcome_unknown"),
+        waits=True,
+        notes=f"It takes as long as it takes, and writes go on; GET /metrics shows the sizes. {_GOES_ON}",
     ),
 )
 PLAIN_ROUTES: Final = (
@@ -241,6 +334,7 @@ PLAIN_ROUTES: Final = (
         body="audit",
         errors=("bad_query", "query_timeout", "query_memory", "overloaded"),
     ),
+    *CHANGE_ROUTES,
     Route("get_openapi", "GET", "/openapi.json", Op.OTHER, Access.NOBODY, "This description of the API", "openapi"),
 )
 ROUTES: Final = (*KV_ROUTES, *SHORT_ROUTES, *HISTORY_ROUTES, *PLAIN_ROUTES)

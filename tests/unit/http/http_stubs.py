@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from http_cluster_stub import ClusterCalls
+
 from appliance.ledger.commands import SALT_BYTES, WriteRequest, WriteResult, encode_write
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.machine import LedgerMachine
@@ -36,10 +38,14 @@ from appliance.tables.errors import ApplianceError
 NOW_US = 1_795_461_931_123_456  # 2026-11-23T19:25:31.123456Z
 
 
-class LedgerNode:
-    """A `NodeService` over the real machine. `fault` is raised by every call that asks a quorum."""
+class LedgerNode(ClusterCalls):
+    """A `NodeService` over the real machine; what changes the cluster is in `ClusterCalls`.
+
+    `fault` is raised by every call that asks a quorum.
+    """
 
     def __init__(self, answers_max: int = 100) -> None:
+        super().__init__()
         self.store = MemoryLedger()
         self.machine = LedgerMachine(self.store, Summary(), answers_max)
         self.answers_max = answers_max
@@ -133,7 +139,18 @@ class LedgerNode:
         identity = Identity("ab" * 16, 1, 2**60 + 1)
         address = "127.0.0.1:8001" if self.leader_id else ""
         return ClusterInfo(
-            identity, "0.1.0", "leader", 7, self.leader_id, address, index, index, index, 0, 2, (me, other)
+            identity,
+            "0.1.0",
+            "leader",
+            7,
+            self.leader_id,
+            address,
+            index,
+            index,
+            index,
+            0,
+            2,
+            (me, other, *self.joined.values()),
         )
 
     def figures(self) -> Figures:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 MAY = {
     Role.READ: {Access.READ},
     Role.WRITE: {Access.READ, Access.WRITE},
-    Role.ADMIN: {Access.READ, Access.WRITE, Access.AUDIT, Access.METRICS},
+    Role.ADMIN: {Access.READ, Access.WRITE, Access.ADMIN, Access.AUDIT, Access.METRICS},
     Role.AUDIT: {Access.AUDIT},
     Role.METRICS: {Access.METRICS},
 }
@@ -38,11 +38,19 @@ WHO = {
     "get_nodes": Access.READ,
     "get_leader": Access.READ,
     "query_audit": Access.AUDIT,
+    "add_member": Access.ADMIN,
+    "remove_member": Access.ADMIN,
+    "transfer_leadership": Access.ADMIN,
+    "pause_writes": Access.ADMIN,
+    "resume_writes": Access.ADMIN,
+    "compact": Access.ADMIN,
     "get_openapi": Access.NOBODY,
 }
 BODIES = {
     "write_batch": b'{"operations":[{"op":"put","key":"a","value":""}]}',
     "query_audit": b'{"sql":"SELECT 1"}',
+    "add_member": b'{"node_id":4,"address":"h:1"}',
+    "remove_member": b'{"node_id":4}',
 }
 
 

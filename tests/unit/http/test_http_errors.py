@@ -165,6 +165,7 @@ async def test_answers_are_counted_by_operation_and_class(rig: Rig) -> None:
     await rig.call("POST", "/batch", content=b"{}")
     await rig.call("POST", "/audit/query", json={"sql": "SELECT 1"})
     await rig.call("GET", "/cluster/info")
+    await rig.call("POST", "/admin/compact")
     await rig.call("GET", "/health")
     await rig.call("POST", "/nowhere")
     await rig.call("POST", "/health")
@@ -180,6 +181,7 @@ async def test_answers_are_counted_by_operation_and_class(rig: Rig) -> None:
             ("batch", "4xx"),
             ("audit_query", "2xx"),
             ("cluster", "2xx"),
+            ("admin", "2xx"),
             ("health", "2xx"),
         )
     }

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.http.openapi import describe
+from appliance.http.routes import CHANGE_ROUTES
 from appliance.tables.roles import Access
 
 EXAMPLES = settings(
@@ -74,6 +75,10 @@ BATCH = st.fixed_dictionaries({"operations": st.lists(OPERATION, max_size=6)}) |
 QUERY = st.dictionaries(
     st.sampled_from(["sql", "params", "format", "limit", "x"]), st.sampled_from(["json", 1, 0]) | JSON
 )
+CHANGE = st.dictionaries(
+    st.sampled_from(["node_id", "address", "raft_address", "ttl_seconds", "x"]),
+    st.sampled_from([1, 4, 65_535, 65_536, 0, 2**64, 900, 0.5, "h:1", "[::1]:9", "0.0.0.0:1", "h", "", None]) | JSON,
+)
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 TARGET = st.lists(
     st.sampled_from(
@@ -117,6 +122,15 @@ def test_any_body_of_a_batch(stepped: Stepped, body: bytes) -> None:
 @given(body=st.binary(max_size=200) | (QUERY | JSON).map(_encode))
 def test_any_body_of_an_audit_query(stepped: Stepped, body: bytes) -> None:
     _hold(stepped.raw(b"POST", b"/audit/query", (), body), "POST", "/audit/query")
+
+
+@EXAMPLES
+@given(
+    path=st.sampled_from([route.path for route in CHANGE_ROUTES]),
+    body=st.binary(max_size=60) | (CHANGE | JSON).map(_encode),
+)
+def test_any_body_of_a_change(stepped: Stepped, path: str, body: bytes) -> None:
+    _hold(stepped.raw(b"POST", path.encode(), (), body), "POST", path)
 
 
 @EXAMPLES

@@ -85,7 +85,12 @@ def test_what_is_in_the_table_is_documented_and_the_other_way_round(document: di
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 async def test_what_is_documented_exists(shared: Rig, route: Route) -> None:
     await shared.call("PUT", "/kv/a")
-    bodies = {"batch": b'{"operations":[{"op":"put","key":"a","value":""}]}', "audit": b'{"sql":"x"}'}
+    bodies = {
+        "batch": b'{"operations":[{"op":"put","key":"a","value":""}]}',
+        "audit": b'{"sql":"x"}',
+        "add": b'{"node_id":4,"address":"h:1"}',
+        "remove": b'{"node_id":4}',
+    }
     path = route.path.replace("{key}", "a")
     reply = await shared.call(route.method, path, content=bodies.get(route.body))
     assert reply.status_code == 200
