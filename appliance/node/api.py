@@ -249,6 +249,9 @@ class NodeService(Protocol):
         """Make a node a member: a learner first, a voter once it has caught up, which `wait` waits for. An empty
         `raft_address` is asked of the node, else taken to be the same host and port + 1000. `conflict` when another
         change is pending, the quorum would be lost, or the address answers as another node or cluster.
+
+        Who wants to wait asks without `wait` first, and then with it, when nothing is left but to wait for the voter:
+        such a call may be cancelled and asked again at any time, also after an error that may pass (`no_leader`).
         """
         ...
 
