@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 from appliance.raft.messages import Entry
 
 WINDOW_BYTES_MAX: Final = 64 * 1024 * 1024  # entries held in memory for followers that lag a little
 ENTRY_OVERHEAD_BYTES: Final = 100  # what an entry takes in memory beside its data
+TRIM_ENTRIES: Final = 2048  # let go of at a time: to free a hundred thousand takes tens of milliseconds
 
 
 class InvariantViolation(Exception):
@@ -59,6 +61,7 @@ class RaftLog:
         self._window_first = last_index + 1
         self._window_bytes = 0
         self._window_bytes_max = window_bytes_max
+        self._trimming = False  # on the way from the bound to half of it
 
     @property
     def first_index(self) -> int:
@@ -122,27 +125,34 @@ class RaftLog:
         return taken
 
     def trim(self, applied_index: int) -> None:
-        """Let go of the oldest entries in memory that are durable and applied, down to half of the bound."""
-        if self._window_bytes <= self._window_bytes_max:
+        """Let go of the oldest entries in memory: of those that are compacted away, and, once the bound is passed, of
+        those that are durable and applied, down to half of the bound. At most `TRIM_ENTRIES` at a time.
+        """
+        if self._window_bytes > self._window_bytes_max:
+            self._trimming = True
+        elif not self._trimming and self._window_first > self.snapshot_index:
             return
-        limit = min(applied_index, self.stable_index)
+        limit = min(applied_index, self.stable_index) if self._trimming else 0
         count = 0
         size = self._window_bytes
-        for entry in self._window:
-            if entry.index > limit or size <= self._window_bytes_max // 2:
+        for entry in islice(self._window, TRIM_ENTRIES):
+            wanted = entry.index > limit or size <= self._window_bytes_max // 2
+            if wanted and entry.index > self.snapshot_index:
                 break
             size -= len(entry.data) + ENTRY_OVERHEAD_BYTES
             count += 1
         self._drop_oldest(count)
+        self._trimming = self._trimming and size > self._window_bytes_max // 2
 
     def compact(self, index: int) -> None:
-        """Let `index` stand before the first entry; entries up to it may be gone from storage from now on."""
+        """Let `index` stand before the first entry; entries up to it may be gone from storage from now on. Those in
+        memory go with the next calls of `trim`.
+        """
         if index <= self.snapshot_index:
             return
         term = self.term_at(index)
         if term is None or index > self.stable_index:
             raise InvariantViolation(f"cannot compact to {index}: durable up to {self.stable_index}")
-        self._drop_oldest(max(0, min(index - self._window_first + 1, len(self._window))))
         self.snapshot_index, self.snapshot_term = index, term
         run = bisect_right(self._starts, index + 1) - 1
         if run > 0:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from appliance.raft.log import InvariantViolation, RaftLog
+from appliance.raft.log import TRIM_ENTRIES, InvariantViolation, RaftLog
 from appliance.raft.messages import Entry, EntryKind, make_entry
 
 
@@ -171,3 +171,32 @@ def test_a_snapshot_replaces_everything() -> None:
     assert [log.term_at(i) for i in (3, 9, 10, 11)] == [None, None, 4, None]
     log.append([make_entry(4, 11, EntryKind.NORMAL, b"")])
     assert log.term_at(11) == 4
+
+
+def test_memory_lets_go_of_compacted_entries_a_part_at_a_time() -> None:
+    count = 3 * TRIM_ENTRIES
+    log = RaftLog(Stored())
+    log.append(entries(*[1] * count))
+    log.stable_index = count
+    log.compact(count - 1)
+    held = []
+    for _ in range(4):
+        log.trim(count)
+        held.append(len(log._window))
+    assert held == [2 * TRIM_ENTRIES, TRIM_ENTRIES, 1, 1]
+    assert log.slice(count, count, 100, 1) == entries(*[1] * count)[-1:]
+
+
+def test_memory_beyond_its_bound_goes_down_to_half_of_it_a_part_at_a_time() -> None:
+    count = 4 * TRIM_ENTRIES
+    stored = Stored()
+    log = RaftLog(stored, window_bytes_max=count * 101 - 1)
+    log.append(entries(*[1] * count))
+    log.trim(count)
+    assert len(log._window) == count, "what is not durable stays"
+    log.stable_index = count
+    held = []
+    for _ in range(4):
+        log.trim(count)
+        held.append(len(log._window))
+    assert held == [3 * TRIM_ENTRIES, 2 * TRIM_ENTRIES, 2 * TRIM_ENTRIES - 1, 2 * TRIM_ENTRIES - 1]
