@@ -7,7 +7,7 @@ apply a tag, a format or a field that it does not know, because guessing would m
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 from msgspec import Struct
@@ -93,12 +93,35 @@ class WriteCommand(Struct, frozen=True, array_like=True, gc=False, tag="write", 
     idempotency_keys_max: int = 0
 
 
+class PauseCommand(Struct, frozen=True, array_like=True, gc=False, tag="pause", forbid_unknown_fields=True):
+    """From here on writes are refused until an instant of stamps; the last such command in the log rules.
+
+    Attributes:
+        format: `COMMAND_FORMAT`.
+        timestamp_us: leader's stamp, Unix microseconds, never earlier than the stamp before it.
+        until_us: writes with an earlier stamp are refused; one that is not after `timestamp_us` ends a pause.
+        actor: name of the API key.
+        request_id: id of the HTTP request.
+    """
+
+    operations: ClassVar[tuple[Operation, ...]] = ()
+
+    format: int
+    timestamp_us: int
+    until_us: int
+    actor: str
+    request_id: str
+
+
+Command = WriteCommand | PauseCommand
+
+
 class UnknownCommand(Exception):
     """An entry's data is no command that this version of the program knows. The node must stop, not skip it."""
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(WriteCommand)  # further commands join here as a union, told apart by their tags
+_decoder: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)  # told apart by their tags
 
 
 def encode_write(request: WriteRequest, timestamp_us: int, salts: bytes, idempotency_keys_max: int) -> bytes:
@@ -125,7 +148,14 @@ def encode_write(request: WriteRequest, timestamp_us: int, salts: bytes, idempot
     )
 
 
-def decode_command(data: bytes) -> WriteCommand:
+def encode_pause(timestamp_us: int, until_us: int, actor: str, request_id: str) -> bytes:
+    """Make the data of a log entry that pauses writes, or, with `until_us` 0, takes them again."""
+    assert 0 <= timestamp_us <= TIMESTAMP_US_MAX
+    assert 0 <= until_us <= TIMESTAMP_US_MAX
+    return _encoder.encode(PauseCommand(COMMAND_FORMAT, timestamp_us, until_us, actor, request_id))
+
+
+def decode_command(data: bytes) -> Command:
     """Read the data of a log entry. Raises `UnknownCommand`."""
     try:
         command = _decoder.decode(data)
@@ -133,10 +163,13 @@ def decode_command(data: bytes) -> WriteCommand:
         raise UnknownCommand(f"the entry's data is no known command: {error}") from error
     if command.format != COMMAND_FORMAT:
         raise UnknownCommand(f"the command's format is {command.format}, and only {COMMAND_FORMAT} is known here")
-    if not command.operations or len(command.salts) != SALT_BYTES * len(command.operations):
-        raise UnknownCommand(
-            f"the command has {len(command.operations)} operations and {len(command.salts)} bytes of salts"
-        )
+    if isinstance(command, WriteCommand):  # asked this way round: of its own class it costs next to nothing
+        if not command.operations or len(command.salts) != SALT_BYTES * len(command.operations):
+            raise UnknownCommand(
+                f"the command has {len(command.operations)} operations and {len(command.salts)} bytes of salts"
+            )
+    elif not 0 <= command.until_us <= TIMESTAMP_US_MAX:
+        raise UnknownCommand(f"the pause's end {command.until_us} is out of bounds")
     if not 0 <= command.timestamp_us <= TIMESTAMP_US_MAX:
         raise UnknownCommand(f"the command's stamp {command.timestamp_us} is out of bounds")
     return command

@@ -16,10 +16,12 @@ from msgspec.structs import astuple, replace
 from appliance.ledger.commands import (
     IDEMPOTENCY_TTL_US,
     SALT_BYTES,
+    Command,
     Op,
     Operation,
     OperationResult,
     Outcome,
+    PauseCommand,
     UnknownCommand,
     WriteCommand,
     WriteResult,
@@ -129,6 +131,7 @@ class LedgerMachine:
         self._key_count = summary.key_count
         self._answer_count = summary.answer_count
         self._answers_expired_us = summary.answers_expired_us
+        self.paused_until_us = summary.paused_until_us  # for reading: writes with an earlier stamp are refused
 
     @property
     def applied_index(self) -> int:
@@ -176,6 +179,7 @@ class LedgerMachine:
             self._key_count,
             self._answer_count,
             self._answers_expired_us,
+            self.paused_until_us,
         )
 
     def advance(self, index: int, term: int) -> Changes:
@@ -184,7 +188,7 @@ class LedgerMachine:
         self._state_hash = sha256(self._state_hash + index.to_bytes(_INDEX_BYTES)).digest()
         return Changes(index, None)
 
-    def apply(self, index: int, term: int, data: bytes, command: WriteCommand | None = None) -> Changes:
+    def apply(self, index: int, term: int, data: bytes, command: Command | None = None) -> Changes:
         """Apply the data of a normal entry; `command` is what `decode_command` made of it, if that was asked before.
 
         Raises:
@@ -194,13 +198,28 @@ class LedgerMachine:
             command = decode_command(data)
         self._step(index, term)
         # A leader never stamps backwards; if one does, all nodes read the same later stamp instead.
-        self._last_timestamp_us = max(self._last_timestamp_us, command.timestamp_us)
+        stamp_us = self._last_timestamp_us = max(self._last_timestamp_us, command.timestamp_us)
+        if not isinstance(command, WriteCommand):  # asked this way round: of its own class it costs next to nothing
+            return self._pause(index, term, data, command)
         operations = command.operations
-        if command.idempotency_key is None and len(operations) == 1:
+        if command.idempotency_key is None and len(operations) == 1 and stamp_us >= self.paused_until_us:
             operation = operations[0]
             if operation.op is _PUT and operation.if_version is None:
                 return self._put(index, term, data, command, operation)
         return self._write(index, term, data, command)
+
+    def _pause(self, index: int, term: int, data: bytes, command: PauseCommand) -> Changes:
+        """Refuse the writes that follow for a time, or take them again; the latter means nothing without a pause."""
+        stamp_us = self._last_timestamp_us
+        ends = command.until_us <= stamp_us
+        rows: tuple[Refusal, ...] = ()
+        if not ends or stamp_us < self.paused_until_us:
+            op = "resume" if ends else "pause"
+            rows = (Refusal(index, 0, stamp_us, command.actor, op, "", 0, 0, Outcome.OK, command.request_id),)
+        self.paused_until_us = 0 if ends else command.until_us
+        result = WriteResult(Outcome.OK, index, term, stamp_us)
+        self._state_hash = _chain(self._state_hash, index, data, result, ())
+        return Changes(index, result, (), (), rows)
 
     def _write(self, index: int, term: int, data: bytes, command: WriteCommand) -> Changes:
         """Any write."""
@@ -249,9 +268,11 @@ class LedgerMachine:
         self._applied_term = term
 
     def _admit(self, command: WriteCommand, stamp_us: int) -> tuple[_Verdict | None, int]:
-        """Judge the idempotency key. Answers a verdict if the write ends here, and the stamp before which stored
-        answers are dropped (0 for none).
+        """Judge the pause and the idempotency key. Answers a verdict if the write ends here, and the stamp before which
+        stored answers are dropped (0 for none).
         """
+        if stamp_us < self.paused_until_us:
+            return _Verdict(Outcome.WRITES_PAUSED), 0
         name = command.idempotency_key
         if name is None:
             return None, self._expire(stamp_us, EXPIRY_INTERVAL_US)

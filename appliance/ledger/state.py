@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from appliance.ledger.commands import Op, Outcome, WriteResult
+from appliance.ledger.commands import Outcome, WriteResult
 
 
 class Head(Struct, frozen=True, array_like=True, gc=False):
@@ -45,13 +45,15 @@ class NewLeaf(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Refusal(Struct, frozen=True, array_like=True, gc=False):
-    """An operation that was decided but left no leaf (condition failed, absent, duplicate, paused): an audit row."""
+    """What was decided and left no leaf: an audit row. An operation that was refused (condition failed, absent,
+    duplicate, paused) with its `Op`; a pause or its end as `pause` or `resume`, without a key.
+    """
 
     raft_index: int
     position: int
     timestamp_us: int
     actor: str
-    op: Op
+    op: str
     key: str
     version: int  # version that the key has, 0 when absent or deleted
     size: int
@@ -94,6 +96,7 @@ class Summary(Struct, frozen=True, array_like=True, gc=False):
         key_count: keys that are present.
         answer_count: idempotency keys held.
         answers_expired_us: stamp up to which idempotency keys were dropped.
+        paused_until_us: writes with an earlier stamp are refused; 0 in files that are older than this field.
     """
 
     applied_index: int = 0
@@ -105,6 +108,7 @@ class Summary(Struct, frozen=True, array_like=True, gc=False):
     key_count: int = 0
     answer_count: int = 0
     answers_expired_us: int = 0
+    paused_until_us: int = 0
 
 
 class StateView(Protocol):

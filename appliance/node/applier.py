@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from appliance.ledger.commands import WriteCommand, WriteResult, decode_command
+from appliance.ledger.commands import Command, WriteResult, decode_command
 from appliance.ledger.machine import LedgerMachine, UnknownCommand
 from appliance.ledger.state import Changes, Summary
 from appliance.node.ports import LedgerStore
@@ -86,9 +86,9 @@ class Applier:
         self._seal(results)
         return results
 
-    def _look_ahead(self, entries: Sequence[Entry]) -> list[WriteCommand | None]:
+    def _look_ahead(self, entries: Sequence[Entry]) -> list[Command | None]:
         """What the entries say, up to the first that nobody knows; the heads they need are read together."""
-        commands: list[WriteCommand | None] = []
+        commands: list[Command | None] = []
         keys: list[str] = []
         with suppress(UnknownCommand):  # whoever applies it comes upon it again
             for entry in entries:

@@ -9,11 +9,12 @@ from random import Random
 import pytest
 
 from appliance.adapters.ledger_store import SqliteLedgerStore
+from appliance.ledger.commands import encode_pause
 from appliance.ledger.state import Changes, Head, Summary
 from appliance.node.ports import LedgerStore
 
 from .memory import MemoryLedgerDisk, MemoryLedgerStore
-from .script import CLUSTER_ID, START_US, STEP_US, Replica, file_content, meta_at, model_at, model_content
+from .script import CLUSTER_ID, START_US, STEP_US, Replica, file_content, meta_at, model_at, model_content, term_of
 
 Open = Callable[[], LedgerStore]
 CACHE_BYTES = 40_000  # small, so that all three layers are read
@@ -133,6 +134,25 @@ def test_a_copy_holds_what_was_flushed_and_replaces_another(store: LedgerStore, 
     store.flush(140)
     assert_reads_as(store, 140)
     store.close()
+
+
+def test_a_pause_and_its_audit_row_are_kept(store: LedgerStore, reopen: Open, tmp_path: Path) -> None:
+    replica = Replica(store)
+    replica.apply_to(40)
+    until_us = START_US + 1000 * STEP_US
+    pause = replica.machine.apply(41, term_of(41), encode_pause(START_US + 41 * STEP_US, until_us, "carol", "p"))
+    store.add((pause,), replica.machine.summary(), meta_at(41))
+    replica.apply_to(50)  # what is written meanwhile is refused
+    assert replica.machine.tree_size == model_at(40).load()[0].tree_size
+    store.flush(50)
+    held = store.copy_to(tmp_path / "copy.db")
+    assert held[0].paused_until_us == until_us
+    store.close()
+    again = reopen()
+    assert again.load() == held
+    machine = Replica(again).machine
+    assert (machine.paused_until_us, machine.state_hash) == (until_us, replica.machine.state_hash)
+    again.close()
 
 
 @pytest.mark.parametrize("seed", range(6))

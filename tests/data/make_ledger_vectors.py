@@ -18,6 +18,7 @@ ODD_ACTOR = 'night "shift"\\\t\x1f\x7f/é'
 
 # One row an entry: its operations as (op, key, value, if_version), who asked, and what must come of it: for each
 # operation that is carried out, (version, prev_leaf_index); else the outcome, position and version that refused it.
+# A pause has `until` in their place, in microseconds behind T0.
 ENTRIES: list[dict[str, Any]] = [
     {
         "about": "the first put of a key",
@@ -57,6 +58,18 @@ ENTRIES: list[dict[str, Any]] = [
         "operations": [("put", "a", b"1", None), ("put", "é/😀", b"2", 7)],
         "refused": ("condition_failed", 1, 1),
     },
+    {"about": "a pause of writes until the stamp of entry 10", "until": T0 + 10},
+    {
+        "about": "a write while they are paused",
+        "operations": [("put", "a", b"1", None)],
+        "refused": ("writes_paused", -1, 0),
+    },
+    {
+        "about": "a write with the stamp at which the pause ends",
+        "operations": [("put", "a", b"1", None)],
+        "places": [(1, None)],
+    },
+    {"about": "writes are taken again, which they were already", "until": 0},
 ]
 
 
@@ -96,6 +109,8 @@ def salts_of(index: int, row: dict[str, Any]) -> list[bytes]:
 
 def command(index: int, row: dict[str, Any]) -> bytes:
     """The data of the entry."""
+    if "until" in row:
+        return msgpack(["pause", 1, T0 + index, row["until"], "admin", f"request-{index}"])
     head = ["write", 1, T0 + index, row["operations"], b"".join(salts_of(index, row))]
     who = [row.get("actor", "admin"), f"request-{index}", len(row["operations"]) > 1]
     return msgpack([*head, *who, row.get("name"), row.get("request_hash", b""), row.get("limit", 0)])
@@ -142,7 +157,7 @@ def make() -> dict[str, Any]:
     leaves: list[bytes] = []
     state = bytes(32)
     for index, row in enumerate(ENTRIES, start=1):
-        if "operations" not in row:
+        if "operations" not in row and "until" not in row:
             state = sha256(state + index.to_bytes(8)).digest()
             entries.append({"about": row["about"], "data": None, "leaves": []} | after(leaves, state))
             continue

@@ -12,6 +12,7 @@ from appliance.ledger.commands import (
     Outcome,
     WriteRequest,
     WriteResult,
+    encode_pause,
     encode_write,
 )
 from appliance.ledger.machine import LedgerMachine
@@ -66,6 +67,9 @@ class Rig:
         request = WriteRequest(operations, actor, f"r{index}", len(operations) > 1, name, request_hash)
         data = encode_write(request, self.at_us, salts_for(str(index), len(operations)), leader_answers_max)
         return self.apply(data)
+
+    def pause(self, until_us: int, actor: str = "alice") -> Changes:
+        return self.apply(encode_pause(self.at_us, until_us, actor, f"p{len(self.log) + 1}"))
 
     def apply(self, data: bytes, term: int = 1) -> Changes:
         self.log.append(data)

@@ -45,6 +45,8 @@ def grow_log() -> tuple[Rig, list[list[str]]]:
         rig.at_us += chance.choice([0, 1, 1000, HOUR_US])
         if chance.random() < 0.05:
             rig.pass_over()
+        elif chance.random() < 0.1:
+            rig.pause(chance.choice([0, rig.at_us + HOUR_US]))
         else:
             operations = [random_operation(chance) for _ in range(chance.choice([1, 1, 1, 2, 5]))]
             name = chance.choice([None, f"n{chance.randrange(40)}"])
@@ -65,6 +67,8 @@ def test_the_same_log_gives_the_same_state_at_every_index(hash_seed: str) -> Non
         "idempotency_full",
         "idempotency_mismatch",
         "not_found",
+        "ok",  # a pause, or its end
+        "writes_paused",
     }, "the log must meet every branch"
     run = subprocess.run(
         [sys.executable, "-c", APPLIES],

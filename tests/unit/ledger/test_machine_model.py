@@ -18,7 +18,7 @@ KEYS = ["a", "b", "c/é"]
 
 @dataclass(frozen=True)
 class Step:
-    """One entry: a write, or with no operations an entry that is none."""
+    """One entry: a write, or with no operations an entry that is none, or a pause of so long (0: its end)."""
 
     operations: tuple[Operation, ...]
     actor: str
@@ -26,6 +26,7 @@ class Step:
     request_hash: bytes
     later_us: int
     restart: bool
+    pause_us: int | None
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Model:
     leaf_count: int = 0
     answers: list[tuple[str, str, bytes, Answer]] = field(default_factory=list)
     now_us: int = 0
+    paused_until_us: int = 0
     audit: list[tuple[str, str, str, int]] = field(default_factory=list)  # op, key, outcome, version
 
     def version(self, key: str) -> int:
@@ -54,6 +56,8 @@ class Model:
     def write(self, step: Step, at_us: int) -> tuple[Answer, bool]:
         """The answer, and whether it is one given before."""
         self.now_us = max(self.now_us, at_us)
+        if self.now_us < self.paused_until_us:
+            return self.refuse(step, "writes_paused"), False
         if step.name is None:
             return self.decide(step), False
         held = [one for one in self.answers if self.now_us - one[3].at_us <= TTL_US]
@@ -68,6 +72,15 @@ class Model:
         answer = self.decide(step)
         self.answers = [*held, (step.actor, step.name, step.request_hash, answer)]
         return answer, False
+
+    def pause(self, at_us: int, until_us: int) -> Answer:
+        self.now_us = max(self.now_us, at_us)
+        if until_us > self.now_us:
+            self.audit.append(("pause", "", "ok", 0))
+        elif self.paused_until_us > self.now_us:
+            self.audit.append(("resume", "", "ok", 0))
+        self.paused_until_us = until_us
+        return Answer("ok", self.now_us)
 
     def decide(self, step: Step) -> Answer:
         saved = {key: list(past) for key, past in self.past.items()}
@@ -115,6 +128,7 @@ STEP = st.builds(
         [0, 0, 0, 1, 1, 30_000_000, HOUR_US, -HOUR_US, 8 * HOUR_US, TTL_US - 1, TTL_US, TTL_US + 1]
     ),
     restart=st.booleans(),
+    pause_us=st.sampled_from([None, 0, 1, HOUR_US, 9 * HOUR_US]),
 )
 
 
@@ -154,8 +168,15 @@ def test_the_machine_does_what_the_model_does(steps: list[Step]) -> None:
     seen: Counter[str] = Counter()
     for step in steps:
         rig.at_us += step.later_us
-        if not step.operations:
+        if not step.operations and step.pause_us is None:
             rig.pass_over()
+            continue
+        if not step.operations:
+            until_us = rig.at_us + step.pause_us if step.pause_us else 0
+            paused = rig.pause(until_us).result
+            assert paused is not None
+            assert shape(paused) == model.pause(rig.at_us, until_us)
+            check_state(rig, model)
             continue
         changes = rig.write(*step.operations, actor=step.actor, name=step.name, request_hash=step.request_hash)
         assert changes.result is not None

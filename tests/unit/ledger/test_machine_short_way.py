@@ -6,7 +6,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from ledger_rig import HOUR_US, START_US, TTL_US, salts_for
 
-from appliance.ledger.commands import Op, Operation, WriteCommand, WriteRequest, encode_write
+from appliance.ledger.commands import Op, Operation, WriteCommand, WriteRequest, encode_pause, encode_write
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.memory import MemoryLedger
 from appliance.ledger.state import Changes
@@ -24,6 +24,7 @@ WRITE = st.tuples(
     TEXT,
     st.sampled_from([None, None, None, "1", "2", "3", "4"]),
     st.sampled_from([0, 0, 1, -5, 30_000_000, HOUR_US, TTL_US + 1]),
+    st.sampled_from([None] * 9 + [0, 10, HOUR_US]),  # a pause instead of the write
 )
 
 
@@ -36,15 +37,19 @@ class LongWay(LedgerMachine):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WRITE, min_size=1, max_size=25))
-def test_both_ways_come_to_the_same(writes: list[tuple[tuple[Operation, ...], str, str | None, int]]) -> None:
+def test_both_ways_come_to_the_same(
+    writes: list[tuple[tuple[Operation, ...], str, str | None, int, int | None]],
+) -> None:
     stores = MemoryLedger(), MemoryLedger()
     short = LedgerMachine(stores[0], stores[0].load()[0], ANSWERS_MAX)
     long = LongWay(stores[1], stores[1].load()[0], ANSWERS_MAX)
     at_us = START_US
-    for index, (operations, actor, name, later_us) in enumerate(writes, start=1):
+    for index, (operations, actor, name, later_us, pause_us) in enumerate(writes, start=1):
         at_us += later_us
         request = WriteRequest(operations, actor, f"r{index}", len(operations) > 1, name, b"h" if name else b"")
         data = encode_write(request, at_us, salts_for(str(index), len(operations)), 0)
+        if pause_us is not None:
+            data = encode_pause(at_us, at_us + pause_us, actor, f"r{index}")
         changes = short.apply(index, 1, data)
         assert changes == long.apply(index, 1, data)
         assert short.summary() == long.summary()
