@@ -35,6 +35,7 @@ class _Base:
         ca_file: str = "",
         chance: random.Random | None = None,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        patient: bool = False,
         refused_rounds_max: int | None = REFUSED_ROUNDS_MAX,
         on_trouble: Callable[[CliError], None] | None = None,
     ) -> None:
@@ -52,10 +53,13 @@ class _Base:
         # trust_env=False: a proxy of the environment must not see the API key, and the nodes are near
         self._options = {"headers": _encoded(headers), "verify": verify, "trust_env": False, "follow_redirects": False}
         self._answer_timeout_s = answer_timeout_s
+        self._patient = patient
         self._refused_rounds_max = refused_rounds_max
         self._on_trouble = on_trouble
 
-    def _call(self, method: str, path: str, idempotency_key: str | None, safe: bool | None) -> Call:
+    def _call(
+        self, method: str, path: str, idempotency_key: str | None, *, safe: bool | None, repeatable: bool = False
+    ) -> Call:
         return Call(
             rotation=self.rotation,
             what=f"{method} {path}",
@@ -63,6 +67,7 @@ class _Base:
             idempotency_key=idempotency_key,
             deadline_s=time.monotonic() + self.timeout_s,
             refused_rounds_max=self._refused_rounds_max,
+            repeatable=repeatable,
         )
 
     def _tell(self, call: Call) -> None:
@@ -71,7 +76,8 @@ class _Base:
 
     def _timeout(self, call: Call) -> httpx.Timeout:
         left_s = max(call.deadline_s - time.monotonic(), 0.1)
-        return httpx.Timeout(min(self._answer_timeout_s, left_s), connect=min(CONNECT_TIMEOUT_S, left_s))
+        answer_s = self._answer_timeout_s if self._patient else min(self._answer_timeout_s, left_s)
+        return httpx.Timeout(answer_s, connect=min(CONNECT_TIMEOUT_S, left_s))
 
 
 def _encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
@@ -100,6 +106,8 @@ class Client(_Base):
         ca_file: PEM file that https nodes are checked against; empty for the system's.
         chance: draws the jitter of the back-off.
         answer_timeout_s: silence after which one node's answer is given up.
+        patient: an answer under way is waited for as long as that, also when `timeout_s` is over, which then says only
+            until when a request may be sent again.
         refused_rounds_max: how often every node may refuse the connection in a row; None waits out `timeout_s`.
         on_trouble: is told of each failure that is followed by another attempt.
     """
@@ -123,9 +131,10 @@ class Client(_Base):
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         safe: bool | None = None,
+        repeatable: bool = False,
     ) -> Answer:
         """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over."""
-        call = self._call(method, path, idempotency_key, safe)
+        call = self._call(method, path, idempotency_key, safe=safe, repeatable=repeatable)
         while True:
             url, wait_s = call.next(time.monotonic())
             if wait_s:
@@ -173,7 +182,7 @@ class AsyncClient(_Base):
         safe: bool | None = None,
     ) -> Answer:
         """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over."""
-        call = self._call(method, path, idempotency_key, safe)
+        call = self._call(method, path, idempotency_key, safe=safe)
         while True:
             url, wait_s = call.next(time.monotonic())
             if wait_s:

@@ -1,4 +1,4 @@
-"""`appliance cluster`: the cluster as one node sees it."""
+"""`appliance cluster info|nodes`: the cluster as one node sees it. What changes it is in `membership`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from appliance.cli.output import emit, emit_json, emit_table
 from appliance.cli.session import Session
 from appliance.cli.shapes import Member, Members
 
-app = typer.Typer(help="The cluster as one node sees it; answered without a quorum.", no_args_is_help=True)
+app = typer.Typer(
+    help="The members of the cluster: list, add, remove, replace; move the leadership.", no_args_is_help=True
+)
 
 COLUMNS: Final = ("node", "role", "address", "peer address", "connected", "match", "lag", "last contact", "version")
 
 
 @app.command()
 def info(ctx: typer.Context) -> None:
-    """Show identity, term, leader and indexes."""
+    """Show identity, term, leader and indexes, as one node sees them; answered without a quorum."""
     session: Session = ctx.obj
     with session.client() as client:
         answer = client.request("GET", "/cluster/info").json()
@@ -28,17 +30,17 @@ def info(ctx: typer.Context) -> None:
         return
     emit_table(("figure", "value"), [(name, value) for name, value in answer.items() if not isinstance(value, list)])
     if "members" in answer:
-        emit_table(COLUMNS, map(_row, read_members(answer["members"])))
+        emit_table(COLUMNS, map(member_row, read_members(answer["members"])))
 
 
 @app.command()
 def nodes(ctx: typer.Context) -> None:
-    """List the members: role, addresses, how far each one is."""
+    """List the members: role, addresses, how far each one is; answered without a quorum."""
     session: Session = ctx.obj
     with session.client() as client:
         answer = client.request("GET", "/cluster/nodes").json()
     members = read_members(answer["nodes"] if isinstance(answer, dict) else answer)
-    emit(session, Members(nodes=members), columns=COLUMNS, table=map(_row, members))
+    emit(session, Members(nodes=members), columns=COLUMNS, table=map(member_row, members))
 
 
 def read_members(rows: Any) -> list[Member]:
@@ -53,7 +55,8 @@ def read_members(rows: Any) -> list[Member]:
         ) from None
 
 
-def _row(member: Member) -> tuple[Any, ...]:
+def member_row(member: Member) -> tuple[Any, ...]:
+    """A member as a row under `COLUMNS`."""
     contact = None if member.last_contact_s is None else f"{member.last_contact_s:.1f} s"
     return (
         f"{member.node_id}{' (asked)' if member.is_self else ''}",

@@ -30,14 +30,15 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     "a file cannot be written.",
     Exit.USAGE: "The command line, the configuration file or the request is not acceptable; nothing was done.",
     Exit.NOT_FOUND: "There is no such key, version, node or file.",
-    Exit.CONFLICT: "A condition does not hold, or an idempotency key was used for another request; nothing was "
-    "written.",
+    Exit.CONFLICT: "A condition does not hold, an idempotency key was used for another request, or the cluster stands "
+    "so that the change would harm it; nothing was changed.",
     Exit.AUTH: "No API key, an unknown one, or one whose role is too low.",
     Exit.UNAVAILABLE: "No node can do it now (no connection, no quorum, no leader, overloaded, paused, rate limit); "
     "nothing was written. The same command may succeed later.",
-    Exit.OUTCOME_UNKNOWN: "The write may or may not have taken effect. Read the key, or repeat the command with the "
-    "idempotency key that was printed.",
-    Exit.PARTIAL: "Part of it was done: some lines of an import were refused, and are listed with their numbers.",
+    Exit.OUTCOME_UNKNOWN: "The write or change may or may not have taken effect. Read the key, or repeat the command "
+    "with the idempotency key that was printed; a change of the cluster can be repeated as it is.",
+    Exit.PARTIAL: "Part of it was done: some lines of an import were refused, and are listed with their numbers; some "
+    "nodes were compacted and others not; writes are paused, and the files of some node are not settled.",
     Exit.DIVERGED: "What was checked does not agree: nodes report other roots for the same tree size, or a proof "
     "fails.",
     Exit.NOT_READY: "The machine is not ready: ports taken, too little disk or memory, files that are not ours.",
@@ -93,6 +94,8 @@ _EXIT_OF_STATUS: Final[Mapping[int, Exit]] = {
 }
 
 _HINTS: Final[Mapping[str, str]] = {
+    "conflict": "`appliance cluster nodes` shows how the members stand",
+    "writes_paused": "`appliance writes resume` ends the pause; it ends by itself too",
     "unauthenticated": "set APPLIANCE_API_KEY, or run in the directory whose .scribe/ holds credentials.env "
     "(--dir names another)",
     "forbidden": "use a key of a higher role; .scribe/credentials.env holds one for each role",

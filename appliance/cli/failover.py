@@ -1,8 +1,9 @@
 """One call's way over the nodes, without sockets or a clock: whom to ask next, when, and when to stop.
 
-A request may be sent again when it changes nothing (`safe`), when an idempotency key binds it (`keyed`), or when it
-surely was not carried out: the connection was never made, or the node said so with a code of the table of errors
-whose outcome is known. After anything else a write without a key is left alone: its outcome is unknown.
+A request may be sent again when it changes nothing (`safe`), when an idempotency key binds it, when carrying it out
+twice comes to the same as once (`repeatable`), or when it surely was not carried out: the connection was never made, or
+the node said so with a code of the table of errors whose outcome is known. After anything else a write without a key is
+left alone: its outcome is unknown.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Call:
     Attributes:
         safe: it changes nothing (a read, an audit query).
         idempotency_key: the key that binds it, or None.
+        repeatable: it changes something, and twice is the same as once (a change of the cluster).
         deadline_s: monotonic time after which nothing is sent any more.
         refused_rounds_max: give up when every node refused the connection that often in a row; None for never.
         maybe_applied: a node may have carried out an earlier attempt.
@@ -114,6 +116,7 @@ class Call:
     idempotency_key: str | None
     deadline_s: float
     refused_rounds_max: int | None = None
+    repeatable: bool = False
     maybe_applied: bool = False
     attempts: int = 0
     refused: int = 0
@@ -122,7 +125,7 @@ class Call:
     @property
     def resendable(self) -> bool:
         """Whether sending it again can do no harm."""
-        return self.safe or self.idempotency_key is not None
+        return self.safe or self.repeatable or self.idempotency_key is not None
 
     def next(self, now_s: float) -> tuple[str, float]:
         """The node to ask and the seconds to wait before. Raises `CliError` when the deadline would pass."""
@@ -175,13 +178,18 @@ class Call:
         reason = last.message if last else "no node was asked"
         if self.maybe_applied and not self.safe:
             key = self.idempotency_key
-            hint = f"the same command with --idempotency-key {key} tells, and applies nothing twice" if key else ""
+            if self.repeatable:
+                hint = "the same command again is safe; `appliance cluster nodes` and `appliance status` show what is"
+            elif key:
+                hint = f"the same command with --idempotency-key {key} tells, and applies nothing twice"
+            else:
+                hint = "read the key before you write again; with an idempotency key a retry is safe"
             return CliError(
                 Exit.OUTCOME_UNKNOWN,
                 f"it is not known whether {self.what} took effect ({reason})",
-                hint=hint or "read the key before you write again; with an idempotency key a retry is safe",
+                hint=hint,
                 code="outcome_unknown",
-                retryable=key is not None,
+                retryable=self.resendable,
             )
         if last is None:  # pragma: no cover - next() is asked before the first attempt without a deadline
             return CliError(Exit.UNAVAILABLE, reason)

@@ -68,6 +68,16 @@ def status_of(url: str, session: Session) -> NodeStatus:
     )
 
 
+def members_of(url: str, session: Session) -> list[dict[str, Any]]:
+    """Ask a node for the members as it sees them; none when it does not tell."""
+    try:
+        status, body = _get(url, "/cluster/nodes", session, with_key=True)
+        found = msgspec.json.decode(body) if status == 200 else {}
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return []
+    return list(found.get("nodes", ())) if isinstance(found, dict) else []
+
+
 def probe_all(urls: Sequence[str], session: Session, probe: Callable[[str, Session], _T]) -> list[_T]:
     """Look at all nodes at once. Raises `CliError` when no node is known."""
     if not urls:

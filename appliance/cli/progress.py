@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -12,6 +13,7 @@ from appliance.cli.output import console, say
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+    from rich.status import Status
 
 LINE_INTERVAL_S: Final = 5.0
 
@@ -66,3 +68,47 @@ class Progress:
             self._next_line_s = now_s + LINE_INTERVAL_S
             share = f"{done / self._total:.0%}, " if self._total else ""
             say(f"{self._verb}: {share}{counts}{f' - {note}' if note else ''}")
+
+
+class Waiting:
+    """Shows that something is waited for: a line that turns on a terminal, a line now and then elsewhere.
+
+    Args:
+        what: what is done meanwhile ("removing node 4").
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._note = ""
+        self._began_s = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._status = console(error=True).status(f"{self._what} ...")
+            self._status.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._status is not None:
+            self._status.stop()
+
+    def note(self, text: str) -> None:
+        """Say how far it is."""
+        self._note = text
+
+    def _show(self) -> None:
+        interval_s = 1.0 if self._status is not None else LINE_INTERVAL_S
+        while not self._over.wait(interval_s):
+            line = f"{self._what}: {time.monotonic() - self._began_s:.0f} s{f', {self._note}' if self._note else ''}"
+            if self._status is not None:
+                self._status.update(line)
+            else:
+                say(line)

@@ -21,8 +21,13 @@ Global options may stand anywhere on the line. Without `--url` and `--api-key` t
 standard output, everything else (progress, questions, errors, hints) to standard error.
 
 A call that a node cannot carry out now goes on to the next node, with back-off, as long as `--timeout` allows and
-sending it again can do no harm: reads, writes with an idempotency key (`kv` writes have one unless told otherwise), and
-writes that surely were not carried out. A write that may have been carried out ends with exit code 7.
+sending it again can do no harm: reads, writes with an idempotency key (`kv` writes have one unless told otherwise),
+changes of the cluster, which come to the same when they are carried out twice, and writes that surely were not carried
+out. A write or change that may have been carried out ends with exit code 7.
+
+Commands that wait for other nodes or the disk (`cluster add`, `remove`, `replace`, `transfer`, `writes`, `compact`) say
+on standard error how long they have been waiting. For them `--timeout` says until when a request may be sent again;
+an answer under way is waited for.
 """
 _TYPE_WORDS: Final = {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any"}
 

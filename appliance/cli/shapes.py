@@ -137,6 +137,79 @@ class Members(Shape, frozen=True):
     nodes: list[Member]
 
 
+class MemberChange(Shape, frozen=True):
+    """`cluster add`, `cluster remove`: how the node stands now.
+
+    `role` is voter, learner (not caught up yet; the leader promotes it once it is) or removed; `changed` is false when
+    it stood so before; `index` is the Raft index of the configuration that acts.
+    """
+
+    status: str
+    node_id: int
+    role: str
+    changed: bool
+    index: int
+    members: list[Member]
+
+
+class Replaced(Shape, frozen=True):
+    """`cluster replace`: as `cluster add`; `removed` tells whether the old member had to be removed first."""
+
+    status: str
+    node_id: int
+    role: str
+    changed: bool
+    removed: bool
+    index: int
+    members: list[Member]
+
+
+class Transferred(Shape, frozen=True):
+    """`cluster transfer`: who leads now; `changed` is false when that node led before."""
+
+    status: str
+    leader_id: int
+    term: int
+    changed: bool
+
+
+class WritesPause(Shape, frozen=True):
+    """`writes pause`, `writes resume`: how writes stand now.
+
+    `paused_until` is when the pause ends by itself, null without one; `index` is the Raft index of the entry that
+    decided it; `settled` are the nodes whose ledger file holds, synced, everything up to that entry, `unsettled` the
+    other members.
+    """
+
+    status: str
+    paused: bool
+    paused_until: str | None
+    index: int
+    settled: list[int]
+    unsettled: list[int]
+
+
+class Compacted(Shape, frozen=True):
+    """One node of `compact`; `error` says why it was not compacted, and the figures are null then."""
+
+    url: str
+    status: str
+    error: str | None
+    snapshot_index: int | None = None
+    entries_dropped: int | None = None
+    log_bytes_before: int | None = None
+    log_bytes_after: int | None = None
+    ledger_bytes_before: int | None = None
+    ledger_bytes_after: int | None = None
+    seconds: float | None = None
+
+
+class Compaction(Shape, frozen=True):
+    """`compact`: the nodes in the order in which they were compacted."""
+
+    nodes: list[Compacted]
+
+
 class NodeHealth(Shape, frozen=True):
     """One node of `health`; `reasons` say why it is not healthy; figures are null when it does not answer."""
 

@@ -164,7 +164,7 @@ ANSWERS: Final[dict[str, _Json]] = {
     },
 }
 
-_ROLE: Final[_Json] = {"type": "string", "description": "leader, follower, candidate, learner"}
+_ROLE: Final[_Json] = {"type": "string", "description": "leader, follower, candidate, learner, founding, outsider"}
 _HEALTH: Final[_Json] = {
     "status": {"const": "ok"},
     "node_id": _INTEGER,

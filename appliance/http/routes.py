@@ -222,7 +222,7 @@ CHANGE_ROUTES: Final = (
         "Refuse writes on all nodes for a while",
         "pause",
         body="pause",
-        errors=_CHANGE_ERRORS,
+        errors=(*_CHANGE_ERRORS, "conflict"),
         waits=True,
         notes="Answers when the files of each node that can be reached are settled. Asked again, it sets a new end. "
         + _GOES_ON,

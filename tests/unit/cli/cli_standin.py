@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from cluster_standin import Roster
+
 from appliance.tables.errors import ERRORS
 
 API_KEY = "k" * 64
@@ -80,12 +82,14 @@ class Node:
         value_bytes_max: int = 1024 * 1024,
         health: dict[str, Any] | None = None,
         figures: dict[str, Any] | None = None,
+        roster: Roster | None = None,
     ) -> None:
         self.ledger = ledger
         self.requests: list[tuple[str, str]] = []
         self.value_bytes_max = value_bytes_max
         self.health = health
         self.figures = figures
+        self.roster = roster
         self._behaviours = list(behaviours)
         self._always = always
         self._choose = choose
@@ -146,6 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path in ("/health", "/metrics"):
             self._look(path)
             return
+        if path == "/cluster/nodes" and self.owner.roster is not None:
+            self._answer(200, json.dumps({"nodes": self.owner.roster.look()}).encode(), {})
+            return
         behaviour = self.owner.next_behaviour()
         if behaviour == "cut-before":
             self._cut()
@@ -175,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _carry_out(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         parts = urlsplit(self.path)
+        if self.owner.roster is not None and self.command == "POST":
+            code, answer = self.owner.roster.change(parts.path, json.loads(body or b"{}"))
+            return self._error(code) if code else (200, json.dumps(answer).encode(), {})
         if self.command == "GET":
             return self._read(parts.path, parse_qs(parts.query))
         if self.command == "PUT":
