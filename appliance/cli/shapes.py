@@ -141,7 +141,7 @@ class MemberChange(Shape, frozen=True):
     """`cluster add`, `cluster remove`: how the node stands now.
 
     `role` is voter, learner (not caught up yet; the leader promotes it once it is) or removed; `changed` is false when
-    it stood so before; `index` is the Raft index of the configuration that acts.
+    it stood so before; `index` is the Raft index of the configuration that this command made or found.
     """
 
     status: str

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from http_rig import Rig, assert_problem, until
+from http_rig import Rig, assert_problem, running, until
 
 from appliance.http.limits import ERRANDS_MAX
 from appliance.tables.errors import ApplianceError
@@ -257,6 +257,17 @@ class TestClientsThatGoAway:
         rig.node.change_hold.set()
         await until(lambda: len(rig.node.done) == ERRANDS_MAX)
         assert (await post(rig, TRANSFER)).status_code == 200
+
+
+async def test_a_node_that_stops_does_not_call_a_change_failed() -> None:
+    async with running() as rig:
+        rig.node.promoted.clear()
+        adding = asyncio.ensure_future(post(rig, ADD, NEW))
+        await until(lambda: rig.node.waiting == 1)
+        await rig.server.stop(0.05)
+        document = assert_problem(await adding, 504, "outcome_unknown")
+        assert "/cluster/nodes" in document["detail"]
+        assert rig.node.done == ["add"]
 
 
 async def test_waiting_is_no_latency(rig: Rig) -> None:
