@@ -164,34 +164,36 @@ def _watch(work: Coroutine[Any, Any, None], name: str, log: Log) -> asyncio.Task
     return task
 
 
-def claim(directory: DataDirectory, settings: Settings, log_store: SqliteLogStore, check: IdentityCheck) -> Identity:
-    """Decide whether this data directory is this node's, and give a new one its identity.
+def claim(
+    directory: DataDirectory, settings: Settings, log_store: SqliteLogStore, check: IdentityCheck, log: Log
+) -> Identity:
+    """Decide whether this data directory is this node's, and give a new one its identity. One that was replaced by a
+    copy gets a new incarnation: what the node promised before may be forgotten, so it is taken back as a learner.
 
     Raises:
-        StorageFailed: it is another's, or what it promised may be forgotten; the message says what to do.
+        StorageFailed: it is another's, or it is not known whose; the message says what to do.
     """
     wanted = settings.node
-    if check.status is IdentityStatus.OK and check.identity is not None:
-        held = check.identity
+    held = check.identity
+    if held is not None:
         if held.node_id != wanted.id or (wanted.cluster_id and wanted.cluster_id != held.cluster_id):
             raise StorageFailed(
                 f"{directory.path} belongs to node {held.node_id} of cluster {held.cluster_id}, and the configuration "
                 f"names node {wanted.id} of cluster {wanted.cluster_id or held.cluster_id}. Set node.data_dir to this "
                 "node's own directory."
             )
-        return held
+        if check.status is IdentityStatus.OK:
+            return held
     stored = log_store.load()
     if check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
-        raise StorageFailed(
-            f"{directory.path} was replaced: {check.reason} What this node promised to others may be forgotten, so it "
-            "takes no part with it. Put the original directory back."
-        )
-    if not wanted.cluster_id:
+        log.warning("node.replaced", reason=check.reason)
+    cluster_id = held.cluster_id if held is not None else wanted.cluster_id
+    if not cluster_id:
         raise StorageFailed(
             f"{directory.path} is empty and node.cluster_id is not set: only `appliance up` or `appliance init` mint "
             "the id of a new cluster."
         )
-    identity = Identity(wanted.cluster_id, wanted.id, secrets.randbits(63) | 1)
+    identity = Identity(cluster_id, wanted.id, secrets.randbits(63) | 1)
     directory.write(identity)
     return identity
 
@@ -207,7 +209,7 @@ def _make_driver(
 ) -> Driver:
     check = directory.check()
     log_store = SqliteLogStore(directory.path / RAFT_FILE)
-    identity = claim(directory, settings, log_store, check)
+    identity = claim(directory, settings, log_store, check, log)
     network, storage = settings.network, settings.storage
     raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
     own = {raft_address, f"{network.raft_host}:{network.raft_port}"}

@@ -40,6 +40,8 @@ from appliance.node.ports import Hello
 DETAIL_CHARACTERS_MAX: Final = 300
 PURPOSE_RAFT: Final = "raft"
 PURPOSE_SNAPSHOT: Final = "snapshot"
+PURPOSE_MEET: Final = "meet"  # only to learn who is there
+PURPOSES: Final = frozenset({PURPOSE_RAFT, PURPOSE_SNAPSHOT, PURPOSE_MEET})
 
 _T = TypeVar("_T")
 
@@ -181,7 +183,7 @@ async def _expect(link: Link, kind: Kind, type_: type[_T]) -> _T:
 
 def _opened(purpose: str, nonce: bytes, token: bytes, hello: bytes) -> Opened:
     """Decode what the other side says of itself."""
-    if len(nonce) != NONCE_BYTES or len(token) != TOKEN_BYTES or purpose not in {PURPOSE_RAFT, PURPOSE_SNAPSHOT}:
+    if len(nonce) != NONCE_BYTES or len(token) != TOKEN_BYTES or purpose not in PURPOSES:
         raise Refused("bad_frame", "the opening frame is malformed")
     try:
         return Opened(purpose, msgspec.msgpack.decode(hello, type=Hello), token)

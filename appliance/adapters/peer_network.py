@@ -14,20 +14,15 @@ from typing import Any, Final
 
 from appliance.adapters.peer_auth import Refused, make_auth
 from appliance.adapters.peer_dialer import Dialer, dial
-from appliance.adapters.peer_handshake import PURPOSE_RAFT, PURPOSE_SNAPSHOT, Handshaker, Opened
+from appliance.adapters.peer_handlers import Incoming, Outgoing
+from appliance.adapters.peer_handshake import PURPOSE_MEET, PURPOSE_RAFT, PURPOSE_SNAPSHOT, Handshaker, Opened
 from appliance.adapters.peer_link import Link
 from appliance.adapters.peer_listener import PeerListener
 from appliance.adapters.peer_protocol import (
     FEATURE_CALLS,
-    Call,
-    Failure,
     Kind,
-    Payload,
     ProtocolError,
-    Result,
-    Return,
     Traced,
-    Write,
     encode_frame,
 )
 from appliance.adapters.peer_refusals import Refusals
@@ -57,45 +52,6 @@ class _Peer:
     def links(self) -> list[Link]:
         """The connections that stand."""
         return [link for link in (self.outgoing, self.incoming) if link is not None and link.alive]
-
-
-class _Incoming:
-    """Handles what a peer sends on its connection."""
-
-    def __init__(self, network: TcpPeerNetwork, node_id: int) -> None:
-        self._network = network
-        self._node_id = node_id
-
-    def on_frame(self, link: Link, kind: int, value: Payload) -> None:
-        """Take a Raft message, a forwarded write or a call."""
-        if kind == Kind.MESSAGE:
-            self._network.take_message(self._node_id, value, ())
-        elif isinstance(value, Traced):
-            self._network.take_message(self._node_id, value.message, value.traces)
-        elif isinstance(value, Write):
-            self._network.served.write(link, value)
-        elif isinstance(value, Call):
-            self._network.served.call(link, self._node_id, value)
-        else:
-            raise ProtocolError("bad_frame", f"a frame of kind {kind} does not belong on an incoming link")
-
-    def on_violation(self, link: Link, error: ProtocolError) -> None:
-        """Count and log it."""
-        self._network.violated(self._node_id, error)
-
-    def on_lost(self, link: Link) -> None:
-        """Forget the link."""
-        self._network.lost(self._node_id, link)
-
-
-class _Outgoing(_Incoming):
-    """Handles what a peer answers on this node's connection."""
-
-    def on_frame(self, link: Link, kind: int, value: Payload) -> None:
-        """Take the answer to a forwarded write or a call."""
-        if not isinstance(value, Result | Return | Failure):
-            raise ProtocolError("bad_frame", f"a frame of kind {kind} does not belong on an outgoing link")
-        self._network.sent.on_answer(link, value)
 
 
 class TcpPeerNetwork:
@@ -217,6 +173,29 @@ class TcpPeerNetwork:
             self._refusals.note(address, error)
             raise SnapshotError(str(error)) from error
 
+    async def meet(self, address: str) -> Hello:
+        """Ask who is at a peer address. Raises `ApplianceError`: `conflict` when nobody answers, or a node that does
+        not belong to this cluster.
+        """
+        settings = self._settings
+        try:
+            opened, link = await dial(
+                self,
+                self._handshaker,
+                settings,
+                address,
+                purpose=PURPOSE_MEET,
+                idle_timeout_s=settings.idle_timeout_s,
+            )
+        except Refused as error:
+            raise ApplianceError("conflict", f"The node at {address} does not belong here: {error}.") from error
+        except OSError as error:
+            reason = str(error) or "it did not answer in time"
+            detail = f"Nobody answers for a node at peer address {address}: {reason}. Start the node first."
+            raise ApplianceError("conflict", detail) from error
+        link.close()
+        return opened.hello
+
     def redial(self, node_id: int) -> None:
         """Connect to a peer anew, so that it says hello again; nothing when there is no connection to it."""
         link = self.outgoing(node_id)
@@ -286,7 +265,7 @@ class TcpPeerNetwork:
         replaced, peer.outgoing = peer.outgoing, link
         if replaced is not None:
             replaced.close()
-        self._connected(peer, link, _Outgoing(self, opened.hello.identity.node_id), "outgoing")
+        self._connected(peer, link, Outgoing(self, opened.hello.identity.node_id), "outgoing")
 
     def accepted(self, opened: Opened, link: Link) -> None:
         """Take a connection that a peer made."""
@@ -294,12 +273,15 @@ class TcpPeerNetwork:
             link.idle_timeout_s = self._snapshot_idle_s
             self._spawn(self._receive_snapshot(opened, link))
             return
+        if opened.purpose == PURPOSE_MEET:
+            link.close()
+            return
         peer = self._peer(opened)
         replaced, peer.incoming = peer.incoming, link
         if replaced is not None:
             replaced.close()
         self._retarget()  # a node that is no member yet, or has moved, is dialed at the address it tells
-        self._connected(peer, link, _Incoming(self, opened.hello.identity.node_id), "incoming")
+        self._connected(peer, link, Incoming(self, opened.hello.identity.node_id), "incoming")
 
     def dial_failed(self, address: str, node_id: int, error: Exception) -> None:
         """Note a failed attempt; once for each."""
@@ -352,7 +334,7 @@ class TcpPeerNetwork:
         peer.hello, peer.token = opened.hello, opened.token
         return peer
 
-    def _connected(self, peer: _Peer, link: Link, handler: _Incoming, direction: str) -> None:
+    def _connected(self, peer: _Peer, link: Link, handler: Incoming, direction: str) -> None:
         hello = peer.hello
         self._log.info(
             "peer.connected",

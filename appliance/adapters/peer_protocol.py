@@ -15,13 +15,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from appliance.ledger.commands import WriteRequest, WriteResult
+from appliance.ledger.commands import FEATURE_PAUSES, WriteRequest, WriteResult
 from appliance.raft.messages import AnyMessage, AppendRequest, SnapshotMeta, entry_intact
 
 PEER_PROTOCOL: Final = 1
 PEER_PROTOCOL_MIN: Final = 1  # oldest that this program still speaks
 FEATURE_CALLS: Final = "calls"
-PEER_FEATURES: Final = ("traces", "snapshot_resume", FEATURE_CALLS)
+PEER_FEATURES: Final = ("traces", "snapshot_resume", FEATURE_CALLS, FEATURE_PAUSES)
 
 HANDSHAKE_FRAME_BYTES_MAX: Final = 256 * 1024  # a hello with a configuration of 64 members has under 20 KiB
 FRAME_BYTES_MAX: Final = 80 * 1024 * 1024  # the largest value that settings allow (64 MiB) and its wrapping
@@ -71,7 +71,7 @@ class Open(Struct, frozen=True, array_like=True):
     """The dialer's first frame.
 
     Attributes:
-        purpose: `raft` or `snapshot`.
+        purpose: `raft`, `snapshot` or `meet`.
         nonce: `NONCE_BYTES` of chance.
         token: `TOKEN_BYTES` of chance that stand for the process, so that two of one id are told apart.
         hello: an encoded `Hello`, as bytes so that a signature covers exactly what was sent.

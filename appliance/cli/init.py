@@ -65,9 +65,12 @@ class LocalCluster(Struct, frozen=True):
     credentials: Path
 
 
-def initialise_local(directory: Path, *, base_port: int = 8001, nodes: int = 3) -> LocalCluster:
+def initialise_local(
+    directory: Path, *, base_port: int = 8001, nodes: int = 3, founders: int | None = None
+) -> LocalCluster:
     """Write everything that `nodes` nodes on loopback need into `directory` (`.scribe/`).
 
+    The first `founders` of them (all) found the cluster, the others are added to it by `appliance cluster add`.
     Client ports start at `base_port`, peer ports 1000 above. The nodes prove themselves to each other by a cluster
     secret. A second call keeps ids, secrets and keys that were added to the configurations, and moves the ports.
     """
@@ -77,7 +80,7 @@ def initialise_local(directory: Path, *, base_port: int = 8001, nodes: int = 3) 
     cluster_id = ensure_secret(root / "cluster.id", 16)
     ensure_secret(root / "cluster.secret", 32)
     ensure_credentials(root, {"APPLIANCE_URL": ",".join(urls)})
-    seeds = [f"127.0.0.1:{port + PEER_PORT_OFFSET}" for port in ports]
+    seeds = [f"127.0.0.1:{port + PEER_PORT_OFFSET}" for port in ports[:founders]]
     configs = []
     for number, port in enumerate(ports, start=1):
         home = make_private_dir(root / f"node{number}")

@@ -22,6 +22,7 @@ IDEMPOTENCY_KEY_BYTES_MAX: Final = 128
 IDEMPOTENCY_TTL_US: Final = 24 * 3600 * 1_000_000
 TIMESTAMP_US_MAX: Final = encoding.INTEGER_MAX
 
+FEATURE_PAUSES: Final = "pauses"  # nodes that know `PauseCommand` tell each other so
 MUST_BE_ABSENT: Final = 0  # if_version: the key must be absent or deleted (If-None-Match: *)
 
 

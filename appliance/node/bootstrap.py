@@ -1,4 +1,4 @@
-"""Founding a cluster: every seed must say who it is and that it is as empty as this node.
+"""Founding a cluster, or joining one: every seed must say who it is, and for founding that it is as empty as this node.
 
 All founders write the same first entry (index 1, term 1): the configuration of all of them, in the order of
 their ids. It is committed by construction, so a founder needs nobody's vote for it.
@@ -6,9 +6,13 @@ their ids. It is committed by construction, so a founder needs nobody's vote for
 
 from __future__ import annotations
 
+from typing import Final
+
 from appliance.node.ports import Hello, Identity
 from appliance.raft.messages import Configuration, Entry, EntryKind, Member, MemberRole, make_entry
 from appliance.raft.state import encode_configuration
+
+FOUNDING_INDEX: Final = 1  # of the entry that every founder writes
 
 
 class Founding:
@@ -31,6 +35,7 @@ class Founding:
         self._strangers: dict[int, str] = {}
         self._exists = False
         self.refusal = ""
+        self.admitted = False
 
     def missing(self) -> int:
         """How many seeds have not been heard."""
@@ -53,19 +58,12 @@ class Founding:
     def hear(self, hello: Hello) -> Configuration | None:
         """Take in a hello; answers the founding configuration once it is known.
 
-        A seed that was founded already decides: its configuration is taken when it names this very incarnation;
-        when it does not, this node must not found anything, and `refusal` says so.
+        A node of a cluster that exists decides. When its configuration names this very incarnation, this node takes
+        part: it takes the founding configuration, and is `admitted` by a later one. When it does not, this node must
+        not found anything, and `refusal` says what it waits for.
         """
         if hello.configuration.members:
-            me = hello.configuration.member(self._identity.node_id)
-            if me is not None and me.incarnation == self._identity.incarnation:
-                return hello.configuration
-            known = "another incarnation of this node" if me is not None else "no such node"
-            self.refusal = (
-                f"node {hello.identity.node_id} says that the cluster exists and knows {known}: "
-                "this node's data directory is empty and may not found a second cluster"
-            )
-            return None
+            return self._hear_member(hello)
         peer = hello.identity
         if hello.raft_address not in self._seeds:
             self._strangers[peer.node_id] = hello.raft_address
@@ -77,6 +75,22 @@ class Founding:
             return None
         return self.configuration()
 
+    def _hear_member(self, hello: Hello) -> Configuration | None:
+        own_id = self._identity.node_id
+        me = hello.configuration.member(own_id)
+        if me is not None and me.incarnation == self._identity.incarnation:
+            if hello.configuration_index == FOUNDING_INDEX:
+                return hello.configuration
+            self.admitted = True
+            return None
+        known = (
+            "by another incarnation: its data directory was cleared, and it waits for the leader to take it back"
+            if me is not None
+            else f"not yet: it waits for `appliance cluster add {own_id} ...`"
+        )
+        self.refusal = f"node {hello.identity.node_id} says that the cluster exists and knows this node {known}"
+        return None
+
     def configuration(self) -> Configuration:
         """The configuration of everyone heard so far."""
         return Configuration(tuple(self._members[n] for n in sorted(self._members)))
@@ -84,7 +98,7 @@ class Founding:
 
 def founding_entry(configuration: Configuration) -> Entry:
     """The first entry of every founder's log."""
-    return make_entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
+    return make_entry(1, FOUNDING_INDEX, EntryKind.CONFIGURATION, encode_configuration(configuration))
 
 
 def peer_addresses(configuration: Configuration, node_id: int) -> dict[int, str]:

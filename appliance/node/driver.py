@@ -15,17 +15,17 @@ from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
 from appliance.node.apply_queue import ApplyQueue
-from appliance.node.bootstrap import Founding, founding_entry, peer_addresses
+from appliance.node.bootstrap import Founding, founding_entry
 from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import hand_over
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
+from appliance.node.members import Members
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.ports import (
     Clock,
     DiskFull,
-    Hello,
     Identity,
     Instruments,
     LedgerStore,
@@ -37,6 +37,7 @@ from appliance.node.ports import (
     Tracer,
 )
 from appliance.node.recovery import recover
+from appliance.node.rest import LedgerRest
 from appliance.node.room import Room
 from appliance.node.snapshots import Snapshots
 from appliance.node.traces import WriteTraces
@@ -101,7 +102,7 @@ class Driver:
         self.stopping = False
         self.core: RaftCore | None = None
         self.founding: Founding | None = None
-        self.hellos: dict[int, Hello] = {}
+        self.members = Members(identity.node_id, network, log)
         self.installing = False
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
         self.calls: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}  # what peers may ask for, by name
@@ -114,10 +115,12 @@ class Driver:
         self.room = Room(reserve, settings.directory, log, self._on_room)
         self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
         self.applier = Applier(ledger_store, settings.idempotency_keys)
+        self.rest = LedgerRest(self.applier, clock)
         self.keeper = LedgerKeeper(
             ledger_store,
             flush_interval_s=settings.flush_interval_s,
             stable_index=self._synced_index,
+            rest_index=self.rest.index,
             on_durable=self._on_durable,
             on_failed=self.fail,
             on_full=self.room.report_full,
@@ -157,7 +160,7 @@ class Driver:
     async def start(self) -> None:
         """Start to take part."""
         stored = self._stored
-        if stored.last_index > 0:
+        if stored.last_index > 0 or stored.hard_state.term > 0:
             self._make_core(stored)
         else:
             self.founding = Founding(
@@ -183,8 +186,7 @@ class Driver:
         await asyncio.to_thread(self._writer.stop)
         if not self.failure and self.core is not None:
             with contextlib.suppress(DiskFull):  # the log has what the ledger file lacks
-                await asyncio.to_thread(self.ledger_store.flush, self._synced_index())
-                await self.keeper.checkpoint()
+                await self.keeper.finish()
         self.keeper.close()
         self.ledger_store.close()
         self.log_store.close()
@@ -301,6 +303,7 @@ class Driver:
 
     def _note_changes(self, core: RaftCore) -> None:
         state = core.state
+        self.members.follow(core)
         if state.elections_started != self._elections_seen:
             self._elections.inc(state.elections_started - self._elections_seen)
             self._elections_seen = state.elections_started
@@ -411,7 +414,7 @@ class Driver:
             applied_index=self.applier.applied_index,
             random=self._random,
         )
-        self.network.set_peers(peer_addresses(self.core.state.configuration, self.identity.node_id))
+        self.members.follow(self.core)
         self.pump_soon()
 
     def found(self, configuration: Configuration) -> None:
@@ -420,4 +423,10 @@ class Driver:
         self.founding = None
         members = [m.node_id for m in configuration.members]
         self._log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
+        self._make_core(self.log_store.load())
+
+    def join(self) -> None:
+        """Take part in a cluster that knows this node: the leader sends the log from its beginning, or a snapshot."""
+        self.founding = None
+        self._log.info("cluster.joined", cluster_id=self.identity.cluster_id)
         self._make_core(self.log_store.load())

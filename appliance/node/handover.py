@@ -11,20 +11,29 @@ if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
 
-async def hand_over(driver: Driver) -> None:
-    """If this node leads, make the voter that is furthest along lead instead; at most one election time-out."""
+async def hand_over(driver: Driver) -> bool:
+    """If this node leads, make the voter that is furthest along lead instead; at most one election time-out. Answers
+    whether this node leads no more.
+    """
     core = driver.core
     if core is None or core.state.role is not Role.LEADER or driver.failure:
-        return
+        return True
     connected = driver.network.connected()
     voters = core.state.voters
     best = max(
         ((p.match_index, n) for n, p in core.state.progress.items() if n in voters and n in connected),
         default=(0, NOBODY),
     )[1]
-    if best == NOBODY:
-        return
-    core.transfer_leadership(best)
+    return best != NOBODY and await hand_over_to(driver, best)
+
+
+async def hand_over_to(driver: Driver, node_id: int) -> bool:
+    """Make another voter lead instead of this node, which leads; at most one election time-out. Answers whether this
+    node leads no more.
+    """
+    core = driver.core
+    assert core is not None
+    core.transfer_leadership(node_id)
     driver.pump_soon()
     deadline_s = driver.clock.monotonic_s() + driver.settings.election_timeout_s
     while core.state.role is Role.LEADER and driver.clock.monotonic_s() < deadline_s:
@@ -33,3 +42,4 @@ async def hand_over(driver: Driver) -> None:
             await asyncio.wait_for(driver.leader_changed.wait(), driver.settings.tick_s)
         except TimeoutError:
             continue
+    return core.state.role is not Role.LEADER

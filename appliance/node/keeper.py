@@ -27,6 +27,8 @@ class LedgerKeeper:
         store: the ledger store.
         flush_interval_s: how long changes may wait in memory.
         stable_index: answers the index up to which the log is durable; the ledger file never passes it.
+        rest_index: answers the index up to which the ledger file may be written while writes are paused, else None;
+            once it is synced that far, the file is not touched until the pause ends.
         on_durable: called on the event loop with an applied index that has become durable.
         on_failed: called on the event loop, once, when the store fails.
         on_full: called on the event loop when there is no room on the disk; what waits is tried again.
@@ -40,6 +42,7 @@ class LedgerKeeper:
         *,
         flush_interval_s: float,
         stable_index: Callable[[], int],
+        rest_index: Callable[[], int | None],
         on_durable: Callable[[int], None],
         on_failed: Callable[[Exception], None],
         on_full: Callable[[DiskFull], None],
@@ -50,6 +53,7 @@ class LedgerKeeper:
         self._log = log
         self._flush_interval_s = flush_interval_s
         self._stable_index = stable_index
+        self._rest_index = rest_index
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._on_full = on_full
@@ -59,6 +63,7 @@ class LedgerKeeper:
         self._wanted = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
         self._end: Exception | None = None
+        self._flushed_index = 0
         self._checkpointed_s = 0.0
         self._dirty = True  # what was found in the file may not have been synced yet
         self._checkpointing = False
@@ -88,11 +93,10 @@ class LedgerKeeper:
 
     async def _turn(self) -> None:
         waiting, self._turns = self._turns, []
-        loop = asyncio.get_running_loop()
+        rest_index = self._rest_index()
         try:
-            flushed = await loop.run_in_executor(self._pool, self._flush, self._stable_index())
-            if self._dirty and time.monotonic() - self._checkpointed_s >= CHECKPOINT_INTERVAL_S:
-                self._dirty = await self.checkpoint() < flushed  # a reader may hold frames back
+            if rest_index is None or self.durable_index < rest_index:
+                await self._write(rest_index)
         except DiskFull as error:
             self._turns = waiting + self._turns
             self._on_full(error)
@@ -103,7 +107,16 @@ class LedgerKeeper:
             raise
         for future in waiting:
             if not future.done():
-                future.set_result(flushed)
+                future.set_result(self._flushed_index)
+
+    async def _write(self, rest_index: int | None) -> None:
+        """Flush, and checkpoint when it is time to, or when the file is about to rest."""
+        index_max = self._stable_index() if rest_index is None else min(self._stable_index(), rest_index)
+        loop = asyncio.get_running_loop()
+        self._flushed_index = await loop.run_in_executor(self._pool, self._flush, index_max)
+        is_due = self._dirty and time.monotonic() - self._checkpointed_s >= CHECKPOINT_INTERVAL_S
+        if is_due or (rest_index is not None and self._flushed_index >= rest_index):
+            self._dirty = await self.checkpoint() < self._flushed_index  # a reader may hold frames back
 
     def _flush(self, index_max: int) -> int:
         if self._store.pending_bytes() == 0:
@@ -135,6 +148,18 @@ class LedgerKeeper:
         self._turns.append(future)
         self._wanted.set()
         return await future
+
+    def is_resting(self) -> bool:
+        """Whether writes are paused and the file holds all that it may hold meanwhile."""
+        rest_index = self._rest_index()
+        return rest_index is not None and self._flushed_index >= rest_index
+
+    async def finish(self) -> None:
+        """Flush and checkpoint a last time, when `run` has ended. Raises `DiskFull` and other `StorageError`."""
+        rest_index = self._rest_index()
+        index_max = self._stable_index() if rest_index is None else min(self._stable_index(), rest_index)
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._flush, index_max)
+        await self.checkpoint()
 
     async def checkpoint(self) -> int:
         """Make what was flushed durable; answers the applied index that is durable now."""

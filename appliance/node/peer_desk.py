@@ -36,28 +36,35 @@ class PeerDesk:
             raft_address=self._driver.settings.raft_address,
             last_index=core.state.log.last_index if core else 0,
             configuration=core.state.configuration if core else Configuration(),
+            configuration_index=core.state.configuration_index if core else 0,
         )
 
     def on_hello(self, hello: Hello) -> None:
         """A peer says who it is."""
-        self._driver.hellos[hello.identity.node_id] = hello
-        if self._driver.founding is None or self._driver.failure:
+        driver = self._driver
+        if driver.failure:
             return
-        configuration = self._driver.founding.hear(hello)
-        if configuration is not None:
-            try:
-                self._driver.found(configuration)
-            except Exception as error:
-                self._driver.fail(error)
-        elif self._driver.founding.refusal:
-            self._log.warning("cluster.founding_refused", reason=self._driver.founding.refusal)
+        driver.members.heard(driver.core, hello)
+        if driver.founding is None:
+            driver.pump_soon()
+            return
+        configuration = driver.founding.hear(hello)
+        try:
+            if configuration is not None:
+                driver.found(configuration)
+            elif driver.founding.admitted:
+                driver.join()
+            elif driver.founding.refusal:
+                self._log.warning("cluster.founding_refused", reason=driver.founding.refusal)
+        except Exception as error:
+            driver.fail(error)
 
     def on_message(self, message: AnyMessage) -> None:
         """A Raft message came in."""
         if self._driver.failure:
             return
         if self._driver.core is None:
-            if self._driver.founding is not None and not self._driver.founding.refusal:
+            if self._driver.founding is not None:
                 self._driver.founding.cluster_exists()
                 self._driver.network.redial(message.sender)
             return

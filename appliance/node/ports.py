@@ -238,6 +238,7 @@ class Hello(Struct, frozen=True):
         raft_address: its peer address.
         last_index: last index of its log (0 and an empty configuration when it was never bootstrapped).
         configuration: the founding or current configuration.
+        configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
     """
 
     version: str
@@ -248,6 +249,7 @@ class Hello(Struct, frozen=True):
     raft_address: str
     last_index: int
     configuration: Configuration
+    configuration_index: int = 1
 
 
 class PeerEvents(Protocol):
@@ -312,14 +314,19 @@ class PeerNetwork(Protocol):
         ...
 
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
-        """Have another node do what `name` stands for, and wait for its answer. Raises `ApplianceError`: the other
-        node's own; `no_leader` when the call surely was not handed over; `outcome_unknown` when it was and no answer
-        came; `conflict` when the node is of a version without calls, and nothing was sent.
+        """Have another node do what `name` stands for. Raises `ApplianceError` as `forward_write` does, and `conflict`
+        when the node is of a version without calls, so that nothing was sent.
         """
         ...
 
     async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
         """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
+        ...
+
+    async def meet(self, address: str) -> Hello:
+        """Ask who is at a peer address. Raises `ApplianceError`: `conflict` when nobody answers, or a node that does
+        not belong to this cluster.
+        """
         ...
 
     def redial(self, node_id: int) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from appliance.node.driver import Driver
 from appliance.node.ports import Instruments
-from appliance.node.view import figures_of, reasons_of
+from appliance.node.view import figures_of, is_paused, reasons_of
 from appliance.raft.messages import NOBODY, Role
 
 SAMPLE_INTERVAL_S: Final = 1.0
@@ -33,6 +33,7 @@ class Sampler:
             name: instruments.gauge(name)
             for name in (
                 "scribe_node_health",
+                "scribe_writes_paused",
                 "scribe_storage_keys_total",
                 "scribe_storage_pending_bytes",
                 "scribe_disk_free_bytes",
@@ -79,6 +80,7 @@ class Sampler:
         state = driver.core.state if driver.core is not None else None
         values: dict[str, float] = {
             "scribe_node_health": 0 if reasons_of(driver) else 1,
+            "scribe_writes_paused": is_paused(driver),
             "scribe_storage_keys_total": figures.key_count,
             "scribe_storage_pending_bytes": figures.pending_bytes,
             "scribe_raft_applied_index": driver.applier.applied_index,

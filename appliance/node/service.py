@@ -10,15 +10,20 @@ from typing import Final
 
 from appliance.ledger.commands import WriteRequest, WriteResult, encode_write
 from appliance.node.api import (
+    ChangeAnswer,
     ClusterInfo,
     Figures,
     Health,
     HistoryAnswer,
+    PauseAnswer,
     ReadAnswer,
     ScanAnswer,
+    TransferAnswer,
 )
 from appliance.node.driver import Driver
 from appliance.node.leadership import Leadership
+from appliance.node.membership import Membership
+from appliance.node.pausing import Pausing
 from appliance.node.ports import Counter, Instruments, StorageError
 from appliance.node.reading import Reading
 from appliance.node.salts import SaltPool
@@ -68,6 +73,8 @@ class Service:
         self._salts = SaltPool()
         self._leadership = Leadership(driver)
         self._reading = Reading(driver, self._leadership, write_timeout_s)
+        self._pausing = Pausing(driver, self._leadership, write_timeout_s)
+        self._membership = Membership(driver, self._leadership)
         self._outcomes: dict[str, Counter] = {
             outcome: instruments.counter("scribe_raft_proposals_total", outcome=outcome)
             for outcome in PROPOSAL_OUTCOMES
@@ -131,8 +138,12 @@ class Service:
         """
         self._refuse_without_room()
         self._leadership.refuse_without_quorum()
+        stamp_us = self._driver.next_stamp_us()
+        if stamp_us < self._driver.applier.machine.paused_until_us:
+            self._outcomes["refused"].inc()
+            raise self._pausing.refusal(stamp_us)
         salts = self._salts.take(len(request.operations))
-        data = encode_write(request, self._driver.next_stamp_us(), salts, self._idempotency_keys)
+        data = encode_write(request, stamp_us, salts, self._idempotency_keys)
         self._driver.propose(data, request.traceparent, partial(self._settle, done, len(data)))
         self._in_flight += 1
         self._in_flight_bytes += len(data)
@@ -194,7 +205,7 @@ class Service:
         target = driver.applier.applied_index
         try:
             while not driver.failure:
-                if await driver.keeper.flushed() >= target:
+                if await driver.keeper.flushed() >= target or driver.keeper.is_resting():
                     return self._ledger_path
                 if driver.room.full:
                     raise ApplianceError("disk_full", "The ledger file waits for room on this node. Ask another node.")
@@ -203,6 +214,28 @@ class Service:
             if not driver.failure:
                 raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.") from error
         raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
+
+    # -- the cluster
+
+    async def add_member(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
+        """Make a node a member."""
+        return await self._membership.add(node_id, address, raft_address, wait=wait)
+
+    async def remove_member(self, node_id: int) -> ChangeAnswer:
+        """Remove a member."""
+        return await self._membership.remove(node_id)
+
+    async def transfer_leadership(self, node_id: int | None) -> TransferAnswer:
+        """Let another voter lead."""
+        return await self._membership.transfer(node_id)
+
+    async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
+        """Refuse writes everywhere for a time."""
+        return await self._pausing.pause(ttl_s, actor, request_id)
+
+    async def resume_writes(self, actor: str, request_id: str) -> PauseAnswer:
+        """Take writes again."""
+        return await self._pausing.resume(actor, request_id)
 
     # -- what it knows
 

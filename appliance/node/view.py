@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.node.api import ClusterInfo, Figures, Health, MemberInfo
 from appliance.node.driver import Driver
+from appliance.node.members import is_outside, standing
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, Member, Role
 
@@ -23,7 +24,9 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
         if founding is not None:
             reasons.append(founding.refusal or f"the cluster is not founded yet: {founding.waiting()}")
     elif core.state.leader_id == NOBODY:
-        reasons.append("no leader is known")
+        reasons.append(standing(core) or "no leader is known")
+    elif is_outside(core):
+        reasons.append(standing(core))
     elif core.state.role is Role.LEADER and not driver.can_propose():
         handing_over = core.state.transfer_target != NOBODY
         reasons.append("handing over" if handing_over else "the new leader has not committed in its term yet")
@@ -36,6 +39,7 @@ def health_of(driver: Driver) -> Health:
     state = driver.core.state if driver.core is not None else None
     commit_index = state.commit_index if state else 0
     applied_index = driver.applier.applied_index
+    alarms = {"failed": driver.failure, "disk_full": driver.room.full, "writes_paused": is_paused(driver)}
     return Health(
         healthy=not reasons,
         reasons=reasons,
@@ -46,17 +50,22 @@ def health_of(driver: Driver) -> Health:
         commit_index=commit_index,
         applied_index=applied_index,
         lag=max(0, commit_index - applied_index),
-        alarms=tuple(name for name, on in (("failed", driver.failure), ("disk_full", driver.room.full)) if on),
+        alarms=tuple(name for name, on in alarms.items() if on),
     )
 
 
+def is_paused(driver: Driver) -> bool:
+    """Whether writes are paused, as far as this node has applied the log."""
+    return driver.rest.index() is not None
+
+
 def role_of(driver: Driver) -> str:
-    """Leader, follower, candidate, learner, or founding."""
+    """Leader, follower, candidate, learner, outsider (removed, or not taken back yet), or founding."""
     core = driver.core
     if core is None:
         return "founding"
     if core.state.role is Role.FOLLOWER and not core.state.is_voter():
-        return "learner"
+        return "outsider" if is_outside(core) else "learner"
     return core.state.role.value
 
 
@@ -93,7 +102,7 @@ def _member_info(driver: Driver, core: RaftCore, member: Member, contacts: dict[
         match_index = state.log.stable_index
     elif progress is not None:
         match_index = progress.match_index
-    hello = driver.hellos.get(member.node_id)
+    hello = driver.members.hellos.get(member.node_id)
     return MemberInfo(
         node_id=member.node_id,
         incarnation=f"{member.incarnation:016x}",

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from appliance.raft import elections, heartbeats, reads, replication, sparing
+from appliance.raft import elections, heartbeats, membership, reads, replication, sparing
 from appliance.raft.log import ENTRY_OVERHEAD_BYTES, InvariantViolation, LogReader, RaftLog
 from appliance.raft.messages import (
     NOBODY,
@@ -40,6 +40,7 @@ from appliance.raft.messages import (
 )
 from appliance.raft.progress import ProgressState
 from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings, RaftState
+from appliance.raft.status import RaftStatus, status_of
 
 COMMIT_HINT_ENTRIES: Final = 1024  # by so much the stored commit index may lag: each time costs a further row
 
@@ -50,30 +51,6 @@ class NotLeader(Exception):
     def __init__(self, leader_id: int) -> None:
         super().__init__(f"not the leader; the leader is {leader_id or 'not known'}")
         self.leader_id = leader_id
-
-
-class PeerStatus(Struct, frozen=True):
-    """A follower as the leader sees it."""
-
-    match_index: int
-    next_index: int
-    state: str
-
-
-class RaftStatus(Struct, frozen=True):
-    """The node at this moment."""
-
-    node_id: int
-    term: int
-    role: Role
-    leader_id: int
-    commit_index: int
-    applied_index: int
-    last_index: int
-    stable_index: int
-    snapshot_index: int
-    configuration: Configuration
-    peers: dict[int, PeerStatus]
 
 
 class _Saving(Struct, frozen=True):
@@ -152,6 +129,7 @@ class RaftCore:
             elections.tick(state)
             return
         sparing.end(state)
+        membership.tick(state)
         state.elapsed_ticks += 1
         state.heartbeat_elapsed_ticks += 1
         if state.elapsed_ticks >= state.settings.election_ticks:
@@ -186,6 +164,23 @@ class RaftCore:
         state.append_entries([make_entry(term, first + n, EntryKind.NORMAL, d) for n, d in enumerate(data)])
         return first, term
 
+    def propose_configuration(self, wanted: Configuration) -> tuple[int, int]:
+        """Append a configuration that differs in one member from the acting one; answers (index, term). It acts at
+        once, and is sure when it is committed.
+
+        Raises:
+            NotLeader: this node does not lead, or is handing over.
+            ChangeRefused: it may not be made now; see `appliance.raft.membership`.
+        """
+        state = self.state
+        if state.role is not Role.LEADER or state.transfer_target != NOBODY:
+            raise NotLeader(state.leader_id if state.role is not Role.LEADER else NOBODY)
+        return membership.propose(state, wanted), state.term
+
+    def meet(self, node_id: int, incarnation: int, address: str, raft_address: str) -> None:
+        """Another node says who it is; a leader takes note of a member that has changed."""
+        membership.meet(self.state, node_id, incarnation, address, raft_address)
+
     def request_read(self, context: int) -> None:
         """Ask for a linearizable read; it comes back in `Ready.reads` or `Ready.reads_failed` (or, if a message is
         lost, never: the driver has a time-out and calls `forget_read`). `context` is a number below 2**32 that this
@@ -215,7 +210,7 @@ class RaftCore:
 
     def campaign(self) -> None:
         """Campaign now instead of waiting for the time-out."""
-        if self.state.role is not Role.LEADER and self.state.is_voter():
+        if self.state.role is not Role.LEADER and self.state.may_stand():
             elections.campaign(self.state, pre_vote=True)
 
     def set_may_campaign(self, may: bool) -> None:
@@ -328,20 +323,7 @@ class RaftCore:
 
     def status(self) -> RaftStatus:
         """The node at this moment."""
-        s = self.state
-        return RaftStatus(
-            node_id=s.node_id,
-            term=s.term,
-            role=s.role,
-            leader_id=s.leader_id,
-            commit_index=s.commit_index,
-            applied_index=s.applied_index,
-            last_index=s.log.last_index,
-            stable_index=s.log.stable_index,
-            snapshot_index=s.log.snapshot_index,
-            configuration=s.configuration,
-            peers={n: PeerStatus(p.match_index, p.next_index, p.state.value) for n, p in s.progress.items()},
-        )
+        return status_of(self.state)
 
     # -- inside
 

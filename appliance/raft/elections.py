@@ -21,7 +21,7 @@ def tick(state: RaftState) -> None:
     state.elapsed_ticks += 1
     if state.elapsed_ticks >= state.timeout_ticks:
         state.reset_timeout()
-        if state.is_voter() and state.may_campaign and state.unsaved_snapshot is None:
+        if state.may_stand() and state.may_campaign and state.unsaved_snapshot is None:
             campaign(state, pre_vote=True)
 
 
@@ -84,8 +84,7 @@ def become_leader(state: RaftState) -> None:
     state.elapsed_ticks = state.heartbeat_elapsed_ticks = 0
     state.progress = {}
     state.sync_progress()
-    for progress in state.progress.values():
-        progress.recent_active = True  # a fresh leader has a whole time-out to hear from its followers
+    state.returned.clear()
     state.term_start_index = state.log.last_index + 1
     state.append_entries([make_entry(state.term, state.term_start_index, EntryKind.NOOP, b"")])
     heartbeats.broadcast(state)
@@ -129,16 +128,14 @@ def on_vote_response(state: RaftState, response: VoteResponse) -> None:
 
 def on_timeout_now(state: RaftState, message: TimeoutNow) -> None:
     """The leader hands over: campaign at once, without asking first (3.10)."""
-    able = state.is_voter() and state.may_campaign and state.unsaved_snapshot is None
+    able = state.may_stand() and state.may_campaign and state.unsaved_snapshot is None
     if message.term == state.term and able and state.role is not Role.LEADER:
         campaign(state, pre_vote=False, transfer=True)
 
 
 def check_quorum(state: RaftState) -> None:
     """A leader that has not heard from a majority for an election time-out steps down (6.2)."""
-    active = {n: p.recent_active for n, p in state.progress.items()}
+    active = {n: p.silent_ticks <= state.settings.election_ticks for n, p in state.progress.items()}
     active[state.node_id] = True
-    for progress in state.progress.values():
-        progress.recent_active = False
     if vote_result(state.voters, active) is not VoteResult.WON:
         state.become_follower(state.term, NOBODY)

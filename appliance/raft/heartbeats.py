@@ -11,7 +11,10 @@ def send(state: RaftState, node_id: int, progress: Progress) -> None:
     """Queue a heartbeat; it carries a commit index that the follower surely holds."""
     commit = min(state.commit_index, progress.match_index)
     progress.commit_sent = max(progress.commit_sent, commit)
-    state.messages.append(state.make(Heartbeat, node_id, commit_index=commit, round=state.round))
+    heartbeat = state.make(
+        Heartbeat, node_id, commit_index=commit, round=state.round, to_incarnation=progress.incarnation
+    )
+    state.messages.append(heartbeat)
 
 
 def tell_commits(state: RaftState) -> None:

@@ -155,10 +155,15 @@ class AppendResponse(Message, frozen=True, tag="append_response"):
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
-    """Keeps followers, and confirms leadership for all reads that joined `round` (section 6.4)."""
+    """Keeps followers, and confirms leadership for all reads that joined `round` (section 6.4).
+
+    `commit_index` is one that the receiver surely holds, if it is the incarnation that the leader knows: one that was
+    wiped or rolled back since may hold something else at that index. 0 for `to_incarnation` names any.
+    """
 
     commit_index: int
     round: int
+    to_incarnation: int = 0
 
 
 class HeartbeatResponse(Message, frozen=True, tag="heartbeat_response"):

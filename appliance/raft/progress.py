@@ -21,8 +21,13 @@ class Progress:
         match_index: highest index known to be durable there.
         next_index: index of the next entry to send.
         commit_sent: highest commit index that was sent.
-        recent_active: whether anything came from it since the last quorum check.
+        silent_ticks: ticks since anything came from it, or since it is followed.
+        heard: whether anything ever came from it.
         round_acked: last heartbeat round that it answered.
+        leaving_ticks: of a node that was removed, ticks for which it is still told what happened; else 0.
+        round_target: of a learner, where the leader's log ended when its round began (see `membership`).
+        round_ticks: how long that round has taken.
+        caught_up: whether its last round took less than an election time-out.
     """
 
     def __init__(self, next_index: int, incarnation: int) -> None:
@@ -31,11 +36,21 @@ class Progress:
         self.match_index = 0
         self.next_index = next_index
         self.commit_sent = 0
-        self.recent_active = False
+        self.silent_ticks = 0
+        self.heard = False
         self.round_acked = 0
+        self.leaving_ticks = 0
+        self.round_target = 0
+        self.round_ticks = 0
+        self.caught_up = False
         self.probe_sent = False
         self._inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
+
+    def hear(self) -> None:
+        """Something came from it."""
+        self.silent_ticks = 0
+        self.heard = True
 
     def sent(self, last_index: int, size: int) -> None:
         """Entries up to `last_index` were sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance.raft import sparing
+from appliance.raft import membership, sparing
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import (
     NOBODY,
@@ -58,7 +58,8 @@ def send_append(state: RaftState, node_id: int, progress: Progress) -> bool:
     prev_term = state.log.term_at(prev_index)
     if prev_term is None:  # compacted away: only a snapshot helps
         progress.become_snapshot()
-        state.snapshots_to_send.append(node_id)
+        if not progress.leaving_ticks:
+            state.snapshots_to_send.append(node_id)
         return False
     entries = state.log.slice(
         progress.next_index,
@@ -124,7 +125,7 @@ def on_append_response(state: RaftState, response: AppendResponse) -> None:
     progress = state.progress.get(response.sender)
     if progress is None or progress.incarnation != response.sender_incarnation:
         return
-    progress.recent_active = True
+    progress.hear()
     if not response.success:
         index, _ = state.log.last_index_of_term_up_to(response.hint_index, response.hint_term)
         progress.refused(response.index, index + 1)
@@ -146,6 +147,7 @@ def advance_commit(state: RaftState) -> None:
     index = quorum_index(state.voters, match)
     if index > state.commit_index and commits_by_counting(state, index):
         state.commit_index = index
+        membership.step_down_if_removed(state)
 
 
 def commits_by_counting(state: RaftState, index: int) -> bool:
@@ -156,7 +158,8 @@ def commits_by_counting(state: RaftState, index: int) -> bool:
 def on_heartbeat(state: RaftState, message: Heartbeat) -> None:
     """A follower hears that its leader lives, and how far the log is committed."""
     state.elapsed_ticks = 0
-    state.commit_index = max(state.commit_index, min(message.commit_index, state.log.last_index))
+    if message.to_incarnation in {0, state.incarnation}:
+        state.commit_index = max(state.commit_index, min(message.commit_index, state.log.last_index))
     state.messages_after_persist.append(state.make(HeartbeatResponse, message.sender, round=message.round))
 
 
@@ -165,7 +168,7 @@ def on_heartbeat_response(state: RaftState, message: HeartbeatResponse) -> None:
     progress = state.progress.get(message.sender)
     if progress is None or progress.incarnation != message.sender_incarnation:
         return
-    progress.recent_active = True
+    progress.hear()
     progress.round_acked = max(progress.round_acked, message.round)
     if progress.state is ProgressState.PROBE:
         progress.probe_sent = False

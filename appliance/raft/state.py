@@ -21,6 +21,7 @@ from appliance.raft.messages import (
     Entry,
     EntryKind,
     HardState,
+    Member,
     MemberRole,
     Message,
     ReadReady,
@@ -31,6 +32,7 @@ from appliance.raft.progress import Progress
 
 M = TypeVar("M", bound=Message)
 
+LEAVING_TIMEOUTS: Final = 2  # election time-outs for which a removed node is still told what happened
 READ_CONTEXT_BITS: Final = 32
 READ_EPOCH_BITS: Final = 31  # together within a signed 64-bit integer
 
@@ -119,6 +121,7 @@ class RaftState:
         self.spared_before: tuple[int, ...] = ()
         self.spared_must_follow = False
         self.transfer_target = NOBODY
+        self.returned: dict[int, Member] = {}  # on a leader: members that were met changed, see `membership`
         self.term_start_index = 0  # on a leader: index of the no-op of its term
         # reads
         self.round = 0
@@ -163,7 +166,19 @@ class RaftState:
 
     def is_voter(self) -> bool:
         """Whether this very incarnation is a voter of the acting configuration."""
-        me = self.configuration.member(self.node_id)
+        return self._votes_in(self.configuration)
+
+    def may_stand(self) -> bool:
+        """Whether this node may campaign: as a voter, or while its removal is not committed, because its log may be
+        the only one that is complete enough to be elected, by the others (section 4.2.2).
+        """
+        if self.is_voter():
+            return True
+        removing = self.configuration_index > self.commit_index and len(self.configurations) > 1
+        return removing and self._votes_in(self.configurations[-2][1])
+
+    def _votes_in(self, configuration: Configuration) -> bool:
+        me = configuration.member(self.node_id)
         return me is not None and me.incarnation == self.incarnation and me.role is MemberRole.VOTER
 
     def counts(self, message: Message) -> bool:
@@ -206,12 +221,15 @@ class RaftState:
         if self.role is not Role.LEADER:
             return
         wanted = {m.node_id: m for m in self.configuration.members if m.node_id != self.node_id}
-        for node_id in [n for n in self.progress if n not in wanted]:
-            del self.progress[node_id]
+        for node_id, progress in self.progress.items():
+            if node_id not in wanted and not progress.leaving_ticks:
+                progress.leaving_ticks = LEAVING_TIMEOUTS * self.settings.election_ticks
         for node_id, member in wanted.items():
             known = self.progress.get(node_id)
             if known is None or known.incarnation != member.incarnation:
                 self.progress[node_id] = Progress(self.log.last_index + 1, member.incarnation)
+            else:
+                known.leaving_ticks = 0
 
     def hard_state(self) -> HardState:
         """What would have to be durable now."""

@@ -165,6 +165,16 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             "Cluster Quorum Lost",
         ),
         AlertRow(
+            "WritesPaused",
+            f"max by (job) (scribe_writes_paused{_J}) == 1",
+            1800,
+            Severity.WARNING,
+            "Writes are paused",
+            "Writes have been paused for half an hour: a backup that hangs, or was forgotten",
+            "`appliance writes resume` when no backup is under way. A pause ends by itself when its time is over.",
+            "Backup and Restore",
+        ),
+        AlertRow(
             "LeaderChangesFrequent",
             f"max by (job) (increase(scribe_raft_leader_changes_total{_J}[15m])) > 3",
             0,

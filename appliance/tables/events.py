@@ -52,6 +52,9 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("node.starting", _I, "Node {node_id} starts, version {version}", ("node_id", "version", "data_dir")),
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),
         EventRow("node.reloaded", _I, "The configuration is read again: {applied}", ("applied",)),
+        EventRow(
+            "node.replaced", _W, "The data directory was replaced, so this node is a new one: {reason}", ("reason",)
+        ),
         EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
@@ -61,6 +64,13 @@ EVENTS: Mapping[str, EventRow] = {
         # Cluster
         EventRow("cluster.founded", _I, "Cluster {cluster_id} is founded", ("cluster_id", "members")),
         EventRow("cluster.founding_refused", _W, "The cluster cannot be founded: {reason}", ("reason",)),
+        EventRow("cluster.joined", _I, "This node takes part in cluster {cluster_id}", ("cluster_id",)),
+        EventRow(
+            "cluster.members",
+            _I,
+            "From entry {index} on the voters are {voters} and the learners {learners}",
+            ("index", "voters", "learners"),
+        ),
         # Raft
         EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),
         EventRow("raft.leader", _I, "Node {leader_id} leads in term {term}", ("leader_id", "term")),

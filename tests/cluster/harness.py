@@ -36,11 +36,11 @@ def await_value(read: Callable[[], T | None], what: str, timeout_s: float = STAR
         time.sleep(STEP_S)  # what is awaited happens in other processes: there is nothing to be woken by
 
 
-def free_base_port() -> int:
-    """A port such that it and the next two are free, and those a thousand above."""
+def free_base_port(nodes: int = NODES) -> int:
+    """A port such that it and the next ones are free, and those a thousand above."""
     for _ in range(200):
         base = random.randrange(20_000, 50_000)
-        ports = [p for n in range(NODES) for p in (base + n, base + n + 1000)]
+        ports = [p for n in range(nodes) for p in (base + n, base + n + 1000)]
         if all(map(is_free, ports)):
             return base
     raise AssertionError("no free ports")
@@ -57,15 +57,26 @@ def is_free(port: int) -> bool:
 
 
 class Cluster:
-    """Three nodes.
+    """Three nodes, or as many as `founders` says, and others up to `nodes` that can be added.
 
     Args:
         directory: state directory.
         environment: settings as `SCRIBE_...` variables, for all nodes.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.files: LocalCluster = initialise_local(directory / ".scribe", base_port=free_base_port())
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        founders: int = NODES,
+        nodes: int | None = None,
+    ) -> None:
+        self.founders = founders
+        nodes = nodes or founders
+        self.files: LocalCluster = initialise_local(
+            directory / ".scribe", base_port=free_base_port(nodes), nodes=nodes, founders=founders
+        )
         self.environment = dict(environment or {})
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         lines = self.files.credentials.read_text().splitlines()
@@ -77,7 +88,7 @@ class Cluster:
         return self.files.urls[node - 1] + path
 
     def start(self, *nodes: int) -> None:
-        for node in nodes or range(1, NODES + 1):
+        for node in nodes or range(1, self.founders + 1):
             assert node not in self.processes
             self.processes[node] = subprocess.Popen(
                 [*PROGRAM, "--config", str(self.files.configs[node - 1])],
@@ -174,8 +185,10 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    cluster = Cluster(directory, environment)
+def running_cluster(
+    directory: Path, environment: Mapping[str, str] | None = None, *, founders: int = NODES, nodes: int | None = None
+) -> Iterator[Cluster]:
+    cluster = Cluster(directory, environment, founders=founders, nodes=nodes)
     try:
         cluster.start()
         cluster.wait_healthy()

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from appliance.ledger.commands import Outcome, WriteResult, decode_command
-from appliance.raft.messages import AnyMessage, Entry, EntryKind, Role, VoteRequest, VoteResponse
+from appliance.raft.messages import AnyMessage, Entry, EntryKind, Member, MemberRole, Role, VoteRequest, VoteResponse
 
 from .state import Model, Value
 
 if TYPE_CHECKING:
+    from .disk import LogFile
     from .node import SimNode
 
 
@@ -48,13 +49,13 @@ class Checker:
 
     disk_checks = True
 
-    def __init__(self, nodes: dict[int, SimNode], on_commit: Callable[[SimNode], None]) -> None:
-        self._nodes = nodes
+    def __init__(self, log_of: Callable[[Member], LogFile], on_commit: Callable[[SimNode], None]) -> None:
+        self._log_of = log_of
         self._on_commit = on_commit
         self._seen: dict[int, _Seen] = {}
-        self._durable: dict[int, tuple[int, int]] = {}  # node -> durable (term, commit index)
+        self._durable: dict[tuple[int, int], tuple[int, int]] = {}  # (node, incarnation) -> durable (term, commit)
         self._leaders: dict[int, tuple[int, int]] = {}  # term -> (node, life)
-        self._votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
+        self._votes: dict[tuple[int, int, int], int] = {}  # (voter, incarnation, term) -> candidate
         self._entries: dict[tuple[int, int], tuple[int, bytes, int | None]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {0: (bytes(32), bytes(32))}
         self._model = Model()
@@ -72,7 +73,7 @@ class Checker:
         core = node.core
         assert core is not None
         seen.term = core.state.term
-        term, commit_index = self._durable.get(node.node_id, (0, 0))
+        term, commit_index = self._durable.get((node.node_id, node.incarnation), (0, 0))
         if core.state.term < term:
             raise Violation(
                 "term never goes back", f"node {node.node_id} came back in {core.state.term}, was in {term}"
@@ -82,11 +83,11 @@ class Checker:
 
     def written(self, node: SimNode) -> None:
         stored = node.disk.log.hard_state
-        term, commit_index = self._durable.get(node.node_id, (0, 0))
+        term, commit_index = self._durable.get((node.node_id, node.incarnation), (0, 0))
         if stored.term < term or stored.commit_index < commit_index:
             name = "term never goes back" if stored.term < term else "commit index never goes back"
             raise Violation(name, f"node {node.node_id} wrote {stored} after {term, commit_index}")
-        self._durable[node.node_id] = stored.term, stored.commit_index
+        self._durable[node.node_id, node.incarnation] = stored.term, stored.commit_index
 
     def flushed(self, node: SimNode) -> None:
         state, log = node.state, node.disk.log
@@ -104,7 +105,7 @@ class Checker:
             candidate = message.to
         else:
             return
-        earlier = self._votes.setdefault((message.sender, message.term), candidate)
+        earlier = self._votes.setdefault((message.sender, message.sender_incarnation, message.term), candidate)
         if earlier != candidate:
             raise Violation(
                 "a vote is given once a term",
@@ -243,14 +244,18 @@ class Checker:
 
     def _check_durable(self, node: SimNode, index: int, term: int) -> None:
         assert node.core is not None
-        voters = node.core.state.configuration.voters()
+        configuration = node.core.state.configuration
         holders = [
-            v for v in voters if (log := self._nodes[v].disk.log).term_at(index) == term or log.snapshot.index >= index
+            m.node_id
+            for m in configuration.members
+            if m.role is MemberRole.VOTER
+            and ((log := self._log_of(m)).term_at(index) == term or log.snapshot.index >= index)
         ]
-        if len(holders) <= len(voters) // 2:
+        if len(holders) < configuration.quorum():
             raise Violation(
                 "answers come after durability",
-                f"node {node.node_id} commits entry {index} of term {term}, durable on {holders} of {list(voters)}",
+                f"node {node.node_id} commits entry {index} of term {term}, durable on {holders} of"
+                f" {list(configuration.voters())}",
             )
 
     def _lost_name(self, index: int, otherwise: str) -> str:

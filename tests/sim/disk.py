@@ -48,6 +48,12 @@ class LogFile:
         self.hard_state = HardState()
         self.entries: list[Entry] = []
 
+    def copy(self) -> LogFile:
+        """A file of its own with the same content."""
+        copied = LogFile(self.snapshot)
+        copied.hard_state, copied.entries = self.hard_state, list(self.entries)
+        return copied
+
     @property
     def last_index(self) -> int:
         return self.snapshot.index + len(self.entries)

@@ -42,7 +42,7 @@ class Faults:
         self.world.after(fault.ticks * TICK, action, *arguments)
 
     def _any_node(self, chance: Random) -> SimNode:
-        return self.world.nodes[chance.randint(1, self.world.plan.nodes)]
+        return self.world.nodes[chance.randint(1, len(self.world.nodes))]
 
     def _leader(self, chance: Random) -> SimNode:
         """The leader of the highest term, or anybody."""
@@ -60,7 +60,7 @@ class Faults:
             self.world.after(ticks * TICK, self._restart, node, node.life)
 
     def _restart(self, node: SimNode, life: int) -> None:
-        if node.life == life and node.core is None:
+        if node.life == life and node.core is None and node.in_service:
             self.world.count("restarts")
             self.world.trace("restart", node.node_id)
             node.disk.fsync_fails = node.disk.full = False
@@ -178,6 +178,37 @@ class Faults:
                 node.flush()
                 node.checkpoint()
                 node.compact(chance.choice((0, 0, 1, 5)))
+
+    # -- members
+
+    def _do_grow(self, fault: Fault, chance: Random) -> None:
+        members = self.world.members.current()
+        others = [n for n in self.world.nodes.values() if n.node_id not in members]
+        if others:
+            self.world.members.grow(chance.choice(others))
+
+    def _do_shrink(self, fault: Fault, chance: Random) -> None:
+        members = sorted(self.world.members.current())
+        if len(members) > 1:
+            self.world.members.shrink(self.world.nodes[chance.choice(members)])
+
+    def _do_shrink_leader(self, fault: Fault, chance: Random) -> None:
+        if len(self.world.members.current()) > 1:
+            self.world.members.shrink(self._leader(chance))
+
+    def _do_copy_disk(self, fault: Fault, chance: Random) -> None:
+        """A node stops, its files are copied, and it starts again."""
+        node = self._any_node(chance)
+        self._crash(node, fault.ticks)
+        self.world.members.keep_copy(node)
+
+    def _do_lose_disk(self, fault: Fault, chance: Random) -> None:
+        """A node stops and starts again without its files, or with older ones."""
+        node = self._any_node(chance)
+        if node.in_service and self.world.members.may_lose(node):
+            self._crash(node, fault.ticks)
+            if node.core is None:
+                self.world.members.lose(node, chance)
 
     # -- disks
 

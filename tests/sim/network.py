@@ -87,8 +87,7 @@ class Snapshots:
             sender.flush()
         disk = sender.disk
         image = (disk.flushed[-1] if disk.flushed else disk.checkpointed).copy()
-        assert sender.core is not None
-        meta = SnapshotMeta(image.applied_index, image.applied_term, sender.core.status().configuration)
+        meta = SnapshotMeta(image.applied_index, image.applied_term, image.configuration)
         self._world.count("snapshots sent")
         self._next_chunk(sender, sender.life, to, self._world.nodes[to].life, (meta, image), 1, 0)
 

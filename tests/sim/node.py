@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from appliance.ledger.commands import decode_command
+from appliance.node.compaction import configuration_at
 from appliance.raft.core import NotLeader, RaftCore
-from appliance.raft.messages import AnyMessage, Entry, EntryKind, ReadReady, Ready, Role, SnapshotMeta
+from appliance.raft.messages import AnyMessage, Configuration, Entry, EntryKind, ReadReady, Ready, Role, SnapshotMeta
 from appliance.raft.state import RaftSettings
 
-from .disk import Disk, Write
+from .disk import Disk, LogFile, Write
 from .plan import ELECTION_TICKS, HEARTBEAT_TICKS, TICK
 from .state import LedgerState
 
@@ -30,6 +31,7 @@ class SimNode:
         self.disk = Disk(ledger)
         self.chance = world.plan.stream(f"node{node_id}")
         self.life = 0
+        self.in_service = False
         self.core: RaftCore | None = None
         self.state = ledger
         self.paused = False
@@ -83,6 +85,22 @@ class SimNode:
         self.world.checker.started(self)
         self.world.after(self.chance.randrange(1, self.tick_units), self.on_tick, self.life)
         self.drain()
+
+    def replace_disk(self, log: LogFile | None, ledger: LedgerState) -> None:
+        """Other files take the place of this stopped node's, or none: it is a new incarnation from now on."""
+        assert self.core is None
+        self.disk = Disk(ledger)
+        if log is not None:
+            self.disk.log = log
+        self.incarnation += 1000
+
+    def all_configurations(self) -> list[tuple[int, Configuration]]:
+        """What this node acts on, or may act on again: with the one before it for the case that it is taken back."""
+        if self.core is not None:
+            return self.core.state.configurations[-2:]
+        return [(self.disk.log.snapshot.index, self.disk.log.snapshot.configuration), *self.disk.log.configurations()][
+            -2:
+        ]
 
     def stop(self) -> None:
         """Die at once; what was not synced may be lost."""
@@ -166,8 +184,10 @@ class SimNode:
             self.core.forget_read(attempt.read_context)
 
     def transfer(self, target: int) -> None:
-        if self.core is not None and not self.paused and self.core.status().role is Role.LEADER:
-            self.core.transfer_leadership(target)
+        core = self.core
+        if core is not None and not self.paused and core.state.role is Role.LEADER:
+            if target in core.state.voters and target in core.state.progress:
+                core.transfer_leadership(target)
             self.drain()
 
     def on_snapshot(self, meta: SnapshotMeta, image: LedgerState) -> None:
@@ -209,9 +229,9 @@ class SimNode:
             return
         term = core.state.log.term_at(index)
         assert term is not None
-        core.compact(index)
         self.world.count("compactions")
-        self.submit(Write(compact_to=SnapshotMeta(index, term, core.status().configuration)))
+        self.submit(Write(compact_to=SnapshotMeta(index, term, configuration_at(core.state, index))))
+        core.compact(index)
 
     # -- carrying out what the core asks for
 

@@ -23,6 +23,8 @@ SAFETY_TICKS_MAX: Final = 6_000  # a bound on the phase with faults, far beyond 
 
 FIGURE_8_ODDS: Final = 0.08
 
+MEMBER_KINDS: Final = ("grow", "shrink", "shrink_leader", "lose_disk", "copy_disk")
+MEMBER_ODDS: Final = 0.6  # of seeds, those that change the membership
 FAULT_KINDS: Final = (
     "crash",
     "crash_leader",
@@ -47,7 +49,7 @@ FAULT_KINDS: Final = (
     "compact",
 )
 BACKGROUND_KINDS: Final = ("drop", "duplicate", "reorder", "apply_lag")
-KINDS: Final = FAULT_KINDS + BACKGROUND_KINDS
+KINDS: Final = FAULT_KINDS + MEMBER_KINDS + BACKGROUND_KINDS
 
 
 class Fault(Struct, frozen=True):
@@ -64,6 +66,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     seed: int
     nodes: int
+    spares: int  # nodes that are no members at the beginning
     clients: int
     keys: int
     think_ticks: int
@@ -101,9 +104,12 @@ def draw(seed: int) -> Plan:
     gap = chance.choice((12, 20, 30, 45))
     fast = chance.randint(2, 30)
     fsync = chance.randint(2, 40)
+    changing = Random(f"{seed}/members")  # of its own, so that the other faults of a seed stay what they are
+    spares = 0 if figure_8 or changing.random() >= MEMBER_ODDS else changing.randint(1, 2)
     return Plan(
         seed=seed,
         nodes=5 if figure_8 else chance.choices((1, 2, 3, 4, 5), (2, 4, 54, 8, 32))[0],
+        spares=spares,
         clients=chance.randint(2, 5),
         keys=chance.randint(2, 10),
         think_ticks=chance.choice((2, 5, 9)),
@@ -121,8 +127,23 @@ def draw(seed: int) -> Plan:
         committed_bytes_max=chance.choice((200, 1000, 1 << 22)),
         window_bytes_max=chance.choice((500, 4000, 1 << 26)),
         spare_entries_max=0 if figure_8 else Random(f"{seed}/spare").choice((0, 1, 4, 64)),
-        faults=_draw_faults(chance, enabled, gap),
+        faults=tuple(sorted(_draw_faults(chance, enabled, gap) + _draw_changes(changing, spares, gap), key=_when)),
     )
+
+
+def _when(fault: Fault) -> tuple[int, int]:
+    return fault.at, fault.number
+
+
+def _draw_changes(chance: Random, spares: int, gap: int) -> tuple[Fault, ...]:
+    """Changes of the membership and losses of disks among the faults, numbered from 101 on."""
+    changes = []
+    at = chance.randint(20, 60)
+    for number in range(101, 121 if spares else 101):
+        kind = chance.choices(MEMBER_KINDS, (5, 3, 1, 4, 2))[0]
+        changes.append(Fault(number, at, kind, chance.choice((3, 8, 15, 30))))
+        at += chance.randint(5, 4 * gap)
+    return tuple(changes)
 
 
 def _draw_faults(chance: Random, enabled: list[str], gap: int) -> tuple[Fault, ...]:

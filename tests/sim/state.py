@@ -9,6 +9,7 @@ from appliance.ledger.commands import MUST_BE_ABSENT, Op, Outcome, WriteResult, 
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.memory import MemoryLedger
 from appliance.raft.messages import Configuration, Entry, EntryKind
+from appliance.raft.state import decode_configuration
 
 ANSWERS_MAX = 100_000
 
@@ -43,6 +44,8 @@ class LedgerState:
         return self.machine.last_timestamp_us
 
     def apply(self, entry: Entry) -> WriteResult | None:
+        if entry.kind == EntryKind.CONFIGURATION:
+            self.configuration = decode_configuration(entry.data)
         if entry.kind == EntryKind.NORMAL:
             changes = self.machine.apply(entry.index, entry.term, entry.data)
         else:

@@ -9,11 +9,12 @@ from typing import Any
 
 from appliance.ledger.memory import MemoryLedger
 from appliance.raft.log import InvariantViolation
-from appliance.raft.messages import Configuration, Member, MemberRole, Role
+from appliance.raft.messages import Configuration, MemberRole, Role
 
 from .checker import Checker, Violation
 from .clients import Clients
 from .faults import Faults
+from .members import Members, member
 from .network import Network, Snapshots
 from .node import SimNode
 from .plan import (
@@ -55,18 +56,16 @@ class World:
         self._sequence = 0
         self.nodes: dict[int, SimNode] = {}
         self.faults = Faults(self)
-        self.checker = Checker(self.nodes, self.faults.on_commit)
+        self.members = Members(self)
+        self.checker = Checker(self.members.log_of, self.faults.on_commit)
         self.network = Network(self)
         self.snapshots = Snapshots(self)
         self.clients = Clients(self)
         self._chance = plan.stream("world")
-        members = tuple(
-            Member(n, 1000 + n, MemberRole.VOTER, f"node{n}:8000", f"node{n}:9000") for n in range(1, plan.nodes + 1)
-        )
-        configuration = Configuration(members)
-        for member in members:
-            ledger = LedgerState(MemoryLedger(), configuration)
-            self.nodes[member.node_id] = SimNode(self, member.node_id, member.incarnation, ledger)
+        founders = Configuration(tuple(member(n, 1000 + n, MemberRole.VOTER) for n in range(1, plan.nodes + 1)))
+        for n in range(1, plan.nodes + plan.spares + 1):
+            configuration = founders if n <= plan.nodes else Configuration()
+            self.nodes[n] = SimNode(self, n, 1000 + n, LedgerState(MemoryLedger(), configuration))
 
     # -- time
 
@@ -106,7 +105,11 @@ class World:
 
     def _safety_phase(self) -> None:
         for node in self.nodes.values():
-            node.start()
+            if node.node_id <= self.plan.nodes:
+                node.in_service = True
+                node.start()
+        if self.plan.spares:
+            self.members.start()
         self.faults.schedule()
         self.clients.start()
         self.after(TICK, self._housekeeping)
@@ -119,7 +122,7 @@ class World:
     def _housekeeping(self) -> None:
         """Flushes, checkpoints and compactions at their own pace."""
         chance = self._chance
-        node = self.nodes[chance.randint(1, self.plan.nodes)]
+        node = self.nodes[chance.randint(1, len(self.nodes))]
         if chance.random() < 0.7:
             node.flush()
         if chance.random() < 0.4:
@@ -146,7 +149,7 @@ class World:
             self._until(lambda: writer.current is None, CONVERGE_TICKS_MAX, "a write ends after healing")
             written += writer.last_outcome.startswith("put ok")
         self._until(self._converged, CONVERGE_TICKS_MAX, "all nodes hold the same state")
-        self.checker.check_converged(list(self.nodes.values()))
+        self.checker.check_converged(self._members())
 
     def _until(self, condition: Callable[[], bool], ticks_max: int, what: str) -> None:
         deadline = self.now + ticks_max * TICK
@@ -156,17 +159,24 @@ class World:
             self._step()
 
     def _has_leader(self) -> bool:
-        states = [n.core.state for n in self.nodes.values() if n.core is not None]
+        members = self._members()
+        states = [n.core.state for n in members if n.core is not None]
         leaders = [s for s in states if s.role is Role.LEADER]
         return (
             len(leaders) == 1
-            and len(states) == len(self.nodes)
+            and len(states) == len(members)
             and all(s.leader_id == leaders[0].node_id and s.term == leaders[0].term for s in states)
         )
 
     def _converged(self) -> bool:
-        cores = [n.core for n in self.nodes.values()]
-        if any(c is None for c in cores):
+        members = self._members()
+        cores = [n.core for n in members]
+        if not members or any(c is None for c in cores):
             return False
         last = max(c.state.log.last_index for c in cores if c is not None)
-        return all(n.state.applied_index == last for n in self.nodes.values())
+        voters = [m for m in members if m.core is not None and m.core.state.is_voter()]
+        return len(voters) == len(members) and all(n.state.applied_index == last for n in members)
+
+    def _members(self) -> list[SimNode]:
+        """The members as the newest leader has it; none without a leader."""
+        return [self.nodes[n] for n in sorted(self.members.current())]

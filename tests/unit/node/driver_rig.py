@@ -25,6 +25,7 @@ from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
     AppendRequest,
+    AppendResponse,
     Configuration,
     Entry,
     EntryKind,
@@ -33,8 +34,12 @@ from appliance.raft.messages import (
     Member,
     MemberRole,
     SnapshotMeta,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
     make_entry,
 )
+from appliance.tables.errors import ApplianceError
 
 CLUSTER_ID = "ab" * 16
 ME, LEADER = 1, 2
@@ -87,7 +92,12 @@ class FakeNetwork:
         raise NotImplementedError
 
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
-        raise NotImplementedError
+        return await self.on_call(node_id, name, body)
+
+    @staticmethod
+    async def on_call(node_id: int, name: str, body: bytes) -> bytes:
+        """Answers a call; tests put another in its place."""
+        raise ApplianceError("no_leader", f"there is no link to node {node_id}")
 
     async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
         self.snapshots.append(node_id)
@@ -100,6 +110,15 @@ class FakeNetwork:
         return dict.fromkeys(self.reachable, 0.0)
 
     async def close(self) -> None: ...
+
+
+class MovableClock(SystemClock):
+    """The real time, and what a test adds to it."""
+
+    ahead_us = 0
+
+    def now_us(self) -> int:
+        return super().now_us() + self.ahead_us
 
 
 class SilentLog:
@@ -133,6 +152,7 @@ class Rig:
             self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
         self.ledger_store = SqliteLedgerStore(directory / "ledger.db", 2**20, CLUSTER_ID)
         self.network = FakeNetwork()
+        self.clock = MovableClock()
         self.log = SilentLog()
         registry = Registry(ME)
         self.fatal: list[str] = []
@@ -160,7 +180,7 @@ class Rig:
             network=self.network,
             reserve=self.data,
             verify_snapshot=lambda path: verify_apart(path, CLUSTER_ID),
-            clock=SystemClock(),
+            clock=self.clock,
             random=Random(1),
             instruments=registry,
             log=self.log,
@@ -185,8 +205,11 @@ class Rig:
 
     def append(self, first: int, count: int, *, commit: int) -> None:
         """The leader sends puts `first` to `first + count - 1`."""
-        entries = tuple(put(first + n) for n in range(count))
-        prev_term = 1 if first == 2 else TERM
+        self.take([put(first + n) for n in range(count)], commit=commit)
+
+    def take(self, entries: Sequence[Entry], *, commit: int) -> None:
+        """The leader sends entries."""
+        first = entries[0].index
         self.desk.on_message(
             AppendRequest(
                 sender=LEADER,
@@ -194,8 +217,8 @@ class Rig:
                 to=ME,
                 term=TERM,
                 prev_index=first - 1,
-                prev_term=prev_term,
-                entries=entries,
+                prev_term=1 if first == 2 else TERM,
+                entries=tuple(entries),
                 commit_index=commit,
             )
         )
@@ -205,6 +228,48 @@ class Rig:
         self.desk.on_message(
             Heartbeat(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM, commit_index=0, round=0)
         )
+
+
+class Peers:
+    """The other two nodes of a rig: they vote for it, and take entries while they are not `deaf`."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._desk = rig.desk
+        self.deaf = False
+        self._unanswered: list[AppendRequest] = []
+        rig.network.on_send = self._on_send
+
+    async def elect(self) -> None:
+        """Make the rig's node the leader of these."""
+        self._desk.on_message(TimeoutNow(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM))
+        await until(self._rig.driver.can_propose, "this node leads")
+
+    def _on_send(self, message: AnyMessage) -> None:
+        match message:
+            case TimeoutNow():  # the rig stops, and hands over
+                self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
+            case VoteRequest():
+                self._answer(VoteResponse(granted=True, pre_vote=message.pre_vote, **_back(message)))
+            case AppendRequest() if self.deaf:
+                self._unanswered.append(message)
+            case AppendRequest():
+                index = message.prev_index + len(message.entries)
+                self._answer(AppendResponse(success=True, index=index, **_back(message)))
+
+    def _answer(self, message: AnyMessage) -> None:
+        asyncio.get_running_loop().call_soon(self._desk.on_message, message)
+
+    def listen(self) -> None:
+        """Take everything that was sent meanwhile."""
+        self.deaf = False
+        unanswered, self._unanswered = self._unanswered, []
+        for message in unanswered:
+            self._on_send(message)
+
+
+def _back(message: AnyMessage) -> dict[str, int]:
+    return {"sender": message.to, "sender_incarnation": message.to * 10, "to": ME, "term": message.term}
 
 
 def put(index: int) -> Entry:

@@ -80,8 +80,8 @@ def test_a_seed_that_was_founded_with_this_node_decides() -> None:
 @pytest.mark.parametrize(
     ("known", "says"),
     [
-        pytest.param(member(1, 99), "another incarnation", id="wiped"),
-        pytest.param(member(4, 40), "no such node", id="stranger"),
+        pytest.param(member(1, 99), "take it back", id="wiped"),
+        pytest.param(member(4, 40), "appliance cluster add", id="stranger"),
     ],
 )
 def test_an_empty_node_of_an_old_cluster_founds_nothing(known: Member, says: str) -> None:

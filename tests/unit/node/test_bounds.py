@@ -7,18 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from driver_rig import LEADER, ME, TERM, WAIT_S, Rig, until
+from driver_rig import LEADER, TERM, WAIT_S, Peers, Rig, until
 
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
-from appliance.raft.messages import (
-    AnyMessage,
-    AppendRequest,
-    AppendResponse,
-    Heartbeat,
-    TimeoutNow,
-    VoteRequest,
-    VoteResponse,
-)
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -26,42 +17,6 @@ pytestmark = pytest.mark.anyio
 WRITES_MAX = 100  # the rig's concurrency_max
 BYTES_MAX = 20_000
 VALUE = bytes(1000)
-
-
-class Peers:
-    """The other two nodes of a rig: they vote for it, and take entries while they are not `deaf`."""
-
-    def __init__(self, rig: Rig) -> None:
-        self._desk = rig.desk
-        self.deaf = False
-        self._unanswered: list[AppendRequest] = []
-        rig.network.on_send = self._on_send
-
-    def _on_send(self, message: AnyMessage) -> None:
-        match message:
-            case TimeoutNow():  # the rig stops, and hands over
-                self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
-            case VoteRequest():
-                self._answer(VoteResponse(granted=True, pre_vote=message.pre_vote, **_back(message)))
-            case AppendRequest() if self.deaf:
-                self._unanswered.append(message)
-            case AppendRequest():
-                index = message.prev_index + len(message.entries)
-                self._answer(AppendResponse(success=True, index=index, **_back(message)))
-
-    def _answer(self, message: AnyMessage) -> None:
-        asyncio.get_running_loop().call_soon(self._desk.on_message, message)
-
-    def listen(self) -> None:
-        """Take everything that was sent meanwhile."""
-        self.deaf = False
-        unanswered, self._unanswered = self._unanswered, []
-        for message in unanswered:
-            self._on_send(message)
-
-
-def _back(message: AnyMessage) -> dict[str, int]:
-    return {"sender": message.to, "sender_incarnation": message.to * 10, "to": ME, "term": message.term}
 
 
 @pytest.fixture
@@ -77,8 +32,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def peers(rig: Rig) -> AsyncIterator[Peers]:
     """Make the rig's node the leader of these."""
     peers = Peers(rig)
-    rig.desk.on_message(TimeoutNow(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM))
-    await until(rig.driver.can_propose, "this node leads")
+    await peers.elect()
     yield peers
     peers.listen()
 

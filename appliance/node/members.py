@@ -1,0 +1,96 @@
+"""The members as this node acts on them: links follow the configuration, and who comes back changed is noted."""
+
+from __future__ import annotations
+
+from appliance.node.bootstrap import peer_addresses
+from appliance.node.ports import Hello, Log, PeerNetwork
+from appliance.raft.core import RaftCore
+from appliance.raft.messages import Configuration, Role
+
+
+class Members:
+    """Follows the acting configuration of a core.
+
+    Args:
+        node_id: of this node.
+        network: its links follow the configuration.
+        log: structured log.
+
+    Attributes:
+        hellos: what each node said of itself last, members and others.
+    """
+
+    def __init__(self, node_id: int, network: PeerNetwork, log: Log) -> None:
+        self.hellos: dict[int, Hello] = {}
+        self._node_id = node_id
+        self._network = network
+        self._log = log
+        self._seen = Configuration()
+        self._linked: dict[int, str] = {}
+        self._followed = 0  # members whose progress the core keeps, those that leave included
+        self._led = False
+
+    def heard(self, core: RaftCore | None, hello: Hello) -> None:
+        """A node says who it is."""
+        self.hellos[hello.identity.node_id] = hello
+        if core is not None:
+            _meet(core, hello)
+
+    def follow(self, core: RaftCore) -> None:
+        """Look whether the configuration or the leadership has changed; called often, and cheap when not."""
+        state = core.state
+        leads = state.role is Role.LEADER
+        if leads and not self._led:
+            for node_id in self._network.connected():
+                if node_id in self.hellos:
+                    _meet(core, self.hellos[node_id])
+        self._led = leads
+        configuration, followed = state.configuration, len(state.progress)
+        if configuration is self._seen and followed == self._followed:
+            return
+        if configuration != self._seen:
+            self._log.info(
+                "cluster.members",
+                index=state.configuration_index,
+                voters=list(configuration.voters()),
+                learners=[m.node_id for m in configuration.members if m.node_id not in configuration.voters()],
+            )
+        self._seen, self._followed = configuration, followed
+        wanted = peer_addresses(configuration, self._node_id)
+        for node_id in state.progress:  # one that was removed is told so
+            if node_id not in wanted and node_id in self._linked:
+                wanted[node_id] = self._linked[node_id]
+        if wanted != self._linked:
+            self._linked = wanted
+            self._network.set_peers(wanted)
+
+
+def is_outside(core: RaftCore) -> bool:
+    """Whether the acting configuration knows this node, if at all, by another incarnation."""
+    state = core.state
+    me = state.configuration.member(state.node_id)
+    return me is None or me.incarnation != state.incarnation
+
+
+def standing(core: RaftCore) -> str:
+    """Why this node is no full member, as a sentence without its full stop; empty when it is one."""
+    state = core.state
+    me = state.configuration.member(state.node_id)
+    if not is_outside(core):
+        return ""
+    if not state.configuration.members:
+        return "this node has joined and waits for the leader to bring it up to date"
+    if me is not None:
+        return (
+            "this node's data directory was cleared or replaced, so that what it promised may be forgotten: "
+            "it waits for the leader to take it back as a learner"
+        )
+    return (
+        f"this node was removed from the cluster by entry {state.configuration_index}: stop it, or add it again with "
+        "`appliance cluster add`"
+    )
+
+
+def _meet(core: RaftCore, hello: Hello) -> None:
+    identity = hello.identity
+    core.meet(identity.node_id, identity.incarnation, hello.address, hello.raft_address)

@@ -1,0 +1,309 @@
+"""Adding and removing members and handing leadership over: carried out by the leader, asked of any node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from appliance.node.api import ChangeAnswer, TransferAnswer
+from appliance.node.driver import Driver
+from appliance.node.handover import hand_over, hand_over_to
+from appliance.node.leadership import Leadership
+from appliance.node.ports import Hello
+from appliance.node.view import cluster_info
+from appliance.raft import membership
+from appliance.raft.core import NotLeader, RaftCore
+from appliance.raft.membership import ChangeRefused, Refusal
+from appliance.raft.messages import Configuration, Member, MemberRole, Role
+from appliance.tables.errors import ApplianceError
+
+CHANGE_S: Final = 15.0  # for one change to be proposed and committed, a handover before it included
+PROMOTION_S: Final = 600.0  # for a new member to catch up; then the caller hears that it is still a learner
+RAFT_PORT_ABOVE: Final = 1000
+
+_T = TypeVar("_T")
+
+
+class _Add(Struct, frozen=True, array_like=True):
+    """Asks the leader to add a member."""
+
+    node_id: int
+    address: str
+    raft_address: str
+
+
+class _Remove(Struct, frozen=True, array_like=True):
+    """Asks the leader to remove a member."""
+
+    node_id: int
+
+
+class _Transfer(Struct, frozen=True, array_like=True):
+    """Asks the leader to hand over, to `node_id` or, when that is 0, to whoever is furthest along."""
+
+    node_id: int
+
+
+class _Changed(Struct, frozen=True, array_like=True):
+    """What the leader answers: whether anything was changed, and the index of the entry that did it."""
+
+    changed: bool
+    index: int
+
+
+class Membership:
+    """The calls of `NodeService` that change who takes part and who leads.
+
+    Args:
+        driver: the running node.
+        leadership: finds the leader.
+    """
+
+    def __init__(self, driver: Driver, leadership: Leadership) -> None:
+        self._driver = driver
+        self._leadership = leadership
+        self._changing = asyncio.Lock()
+        driver.calls["member.add"] = self._served(_Add, self._add)
+        driver.calls["member.remove"] = self._served(_Remove, self._remove)
+        driver.calls["leader.transfer"] = self._served(_Transfer, self._transfer)
+
+    async def add(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
+        """Make a node a member. See `NodeService.add_member`."""
+        answer = await self._at_leader("member.add", _Add(node_id, address, raft_address), self._add)
+        await self._see(answer.index)
+        if wait:
+            await self._promoted(node_id)
+        member = self._core().state.configuration.member(node_id)
+        return self._answer(node_id, member.role.value if member is not None else "removed", answer)
+
+    async def remove(self, node_id: int) -> ChangeAnswer:
+        """Remove a member. See `NodeService.remove_member`."""
+        answer = await self._at_leader("member.remove", _Remove(node_id), self._remove)
+        await self._see(answer.index)
+        return self._answer(node_id, "removed", answer)
+
+    async def transfer(self, node_id: int | None) -> TransferAnswer:
+        """Let another voter lead. See `NodeService.transfer_leadership`."""
+        answer = await self._at_leader("leader.transfer", _Transfer(node_id or 0), self._transfer)
+        await self._leadership.wait(self._driver.clock.monotonic_s() + CHANGE_S)
+        return TransferAnswer(self._leadership.leader_id(), self._core().state.term, answer.changed)
+
+    # -- asking the leader
+
+    async def _at_leader(self, name: str, request: _T, here: Callable[[_T], Awaitable[_Changed]]) -> _Changed:
+        """Have the leader carry a request out, whoever that is at the moment; each of them may be repeated."""
+        driver = self._driver
+        deadline_s = driver.clock.monotonic_s() + CHANGE_S
+        while True:
+            await self._leadership.wait(deadline_s)
+            try:
+                if driver.can_propose():
+                    return await here(request)
+                left_s = max(driver.settings.tick_s, deadline_s - driver.clock.monotonic_s())
+                body = msgspec.msgpack.encode(request)
+                answer = await driver.network.call(self._leadership.leader_id(), name, body, left_s)
+                return msgspec.msgpack.decode(answer, type=_Changed)
+            except NotLeader:
+                pass
+            except ApplianceError as error:
+                if error.code != "no_leader" or driver.clock.monotonic_s() >= deadline_s:
+                    raise
+            await asyncio.sleep(driver.settings.tick_s)
+
+    def _served(
+        self, kind: type[_T], here: Callable[[_T], Awaitable[_Changed]]
+    ) -> Callable[[int, bytes], Awaitable[bytes]]:
+        async def serve(sender_node_id: int, body: bytes) -> bytes:
+            request = msgspec.msgpack.decode(body, type=kind)
+            if not self._driver.can_propose():
+                raise _moved()
+            try:
+                return msgspec.msgpack.encode(await here(request))
+            except NotLeader as error:
+                raise _moved() from error
+
+        return serve
+
+    async def _see(self, index: int) -> None:
+        """Wait until this node knows what the leader did, so that its answer shows it."""
+        driver = self._driver
+        if self._core().state.commit_index < index or driver.applier.applied_index < index:
+            with_in_s = driver.settings.write_timeout_s
+            try:
+                await asyncio.wait_for(driver.applied_waiters.add(index), with_in_s)
+            except TimeoutError:
+                detail = "The change was made, but this node has not heard of it yet. Look at GET /cluster/nodes."
+                raise ApplianceError("outcome_unknown", detail) from None
+
+    async def _promoted(self, node_id: int) -> None:
+        """Wait until a member is a voter or none any more, at most `PROMOTION_S`."""
+        driver = self._driver
+        deadline_s = driver.clock.monotonic_s() + PROMOTION_S
+        while driver.clock.monotonic_s() < deadline_s and not driver.stopping and not driver.failure:
+            state = self._core().state
+            member = state.configuration.member(node_id)
+            if member is None or (member.role is MemberRole.VOTER and state.configuration_index <= state.commit_index):
+                return
+            await asyncio.sleep(driver.settings.tick_s)
+
+    def _answer(self, node_id: int, role: str, answer: _Changed) -> ChangeAnswer:
+        members = cluster_info(self._driver).members
+        index = answer.index or self._core().state.configuration_index
+        return ChangeAnswer(node_id, role, answer.changed, index, members)
+
+    # -- at the leader
+
+    async def _add(self, request: _Add) -> _Changed:
+        async with self._changing:
+            known = self._core().state.configuration.member(request.node_id)
+            if known is not None:
+                return self._same(known, request)
+            hello = await self._meet(request)
+            joining = Member(
+                request.node_id, hello.identity.incarnation, MemberRole.LEARNER, hello.address, hello.raft_address
+            )
+            self._refuse_taken(joining)
+            return await self._change(lambda configuration: membership.with_member(configuration, joining))
+
+    def _same(self, known: Member, request: _Add) -> _Changed:
+        if request.address != known.address or request.raft_address not in {"", known.raft_address}:
+            raise ApplianceError(
+                "conflict",
+                f"Node {known.node_id} is a member at {known.address} (peers: {known.raft_address}). To move it, "
+                f"`appliance cluster replace {known.node_id} {request.address}`.",
+            )
+        return _Changed(False, 0)
+
+    async def _meet(self, request: _Add) -> Hello:
+        """Who is at the address; a node that has this cluster among its seeds has said so already."""
+        driver = self._driver
+        hello = driver.members.hellos.get(request.node_id)
+        if hello is None or request.node_id not in driver.network.connected():
+            raft_address = request.raft_address or _raft_address_of(request.address)
+            hello = await driver.network.meet(raft_address)
+        met = hello.identity
+        if met.node_id != request.node_id:
+            raise ApplianceError(
+                "conflict", f"{request.address} is node {met.node_id}, not node {request.node_id}. Correct one of them."
+            )
+        for said, told, key in (
+            (hello.address, request.address, "address"),
+            (hello.raft_address, request.raft_address or hello.raft_address, "peer address"),
+        ):
+            if said != told:
+                raise ApplianceError(
+                    "conflict",
+                    f"Node {met.node_id} says that its {key} is {said}, not {told}. Add it with that one, or change "
+                    "the node's configuration and start it again.",
+                )
+        return hello
+
+    def _refuse_taken(self, joining: Member) -> None:
+        for member in self._core().state.configuration.members:
+            if joining.address == member.address or joining.raft_address == member.raft_address:
+                raise ApplianceError(
+                    "conflict",
+                    f"Node {member.node_id} is a member at {member.address} (peers: {member.raft_address}) already. "
+                    f"`appliance cluster remove {member.node_id}` first, if it is gone.",
+                )
+
+    async def _remove(self, request: _Remove) -> _Changed:
+        async with self._changing:
+            state = self._core().state
+            node_id = request.node_id
+            if state.configuration.member(node_id) is None:
+                return _Changed(False, 0)
+            if node_id == state.node_id and len(state.voters) > 1:
+                await self._refuse_unsafe(lambda configuration: membership.without_member(configuration, node_id))
+                await hand_over(self._driver)
+                if state.role is not Role.LEADER:
+                    raise NotLeader(state.leader_id)  # the next one removes this node
+            return await self._change(lambda configuration: membership.without_member(configuration, node_id))
+
+    async def _transfer(self, request: _Transfer) -> _Changed:
+        core, driver = self._core(), self._driver
+        state, target = core.state, request.node_id
+        if target == state.node_id:
+            return _Changed(False, 0)
+        if target and target not in state.voters:
+            raise ApplianceError("conflict", f"Node {target} is no voter, so it cannot lead. See GET /cluster/nodes.")
+        if target and target not in driver.network.connected():
+            raise ApplianceError("conflict", f"Node {target} cannot be reached, so it cannot lead. Start it first.")
+        if len(state.voters) == 1:
+            raise ApplianceError("conflict", "There is no other voter that could lead. Add a node first.")
+        done = await (hand_over_to(driver, target) if target else hand_over(driver))
+        if not done:
+            raise ApplianceError(
+                "conflict",
+                f"Node {target or 'that is furthest along'} did not take over within an election time-out. Node "
+                f"{state.node_id} leads on. Try again, or name another.",
+            )
+        return _Changed(True, 0)
+
+    async def _refuse_unsafe(self, change: Callable[[Configuration], Configuration]) -> None:
+        """Wait until the change could be proposed. Raises `ApplianceError` when it must not be."""
+        await self._attempt(lambda core: membership.refuse_change(core.state, change(core.state.configuration)))
+
+    async def _change(self, change: Callable[[Configuration], Configuration]) -> _Changed:
+        """Propose a change and wait until it is committed. Raises `NotLeader` and `ApplianceError`."""
+        index, term = await self._attempt(lambda core: core.propose_configuration(change(core.state.configuration)))
+        driver, core = self._driver, self._core()
+        driver.pump_soon()
+        deadline_s = driver.clock.monotonic_s() + CHANGE_S
+        while core.state.commit_index < index:
+            if driver.clock.monotonic_s() >= deadline_s or core.state.log.term_at(index) != term:
+                raise ApplianceError(
+                    "outcome_unknown",
+                    f"The change of the membership (entry {index}) was proposed and is not committed yet. Look at "
+                    "GET /cluster/nodes before you ask again; asking again does no harm.",
+                )
+            await asyncio.sleep(driver.settings.tick_s)
+        if core.state.log.term_at(index) not in {term, None}:
+            raise ApplianceError("no_leader", "Another leader was elected before the change was committed.")
+        return _Changed(True, index)
+
+    async def _attempt(self, act: Callable[[RaftCore], _T]) -> _T:
+        """Do what needs the last change to be committed; waits for that. Raises `NotLeader` and `ApplianceError`."""
+        driver = self._driver
+        deadline_s = driver.clock.monotonic_s() + driver.settings.write_timeout_s
+        while True:
+            core = self._core()
+            if core.state.role is not Role.LEADER:
+                raise NotLeader(core.state.leader_id)
+            try:
+                return act(core)
+            except ChangeRefused as refused:
+                passing = refused.reason in {Refusal.PENDING, Refusal.NOT_READY}
+                if not passing or driver.clock.monotonic_s() >= deadline_s:
+                    raise ApplianceError("conflict", _advice(refused)) from refused
+            await asyncio.sleep(driver.settings.tick_s)
+
+    def _core(self) -> RaftCore:
+        core = self._driver.core
+        if core is None:
+            raise ApplianceError("no_quorum", "This node belongs to no cluster yet.")
+        return core
+
+
+def _advice(refused: ChangeRefused) -> str:
+    if refused.reason is Refusal.QUORUM:
+        return f"The cluster would lose its quorum: {refused}. Start the nodes that are down first."
+    if refused.reason is Refusal.EMPTY:
+        return "The last voter cannot be removed: nobody would hold the ledger. `appliance down` stops it."
+    return f"The membership cannot be changed now: {refused}. Ask again in a moment."
+
+
+def _moved() -> ApplianceError:
+    return ApplianceError("no_leader", "The node that was asked does not lead at the moment. Send it again.")
+
+
+def _raft_address_of(address: str) -> str:
+    """Where a node's peer port is by convention. Raises `ApplianceError` when the address has no port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ApplianceError("bad_request", f"address: {address!r} is not of the form host:port.")
+    return f"{host}:{int(port) + RAFT_PORT_ABOVE}"

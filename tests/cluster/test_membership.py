@@ -1,0 +1,293 @@
+"""Members come and go on real processes: grown, shrunk, replaced, wiped, under load and in the wrong order."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.harness import Cluster, await_value, running_cluster
+
+CHANGE_S = 60.0
+PASSING = {"no_leader", "no_quorum", "not_committed", "shutting_down", "overloaded"}  # surely not done: sent again
+
+
+def ask(cluster: Cluster, node: int, path: str, **body: Any) -> httpx.Response:
+    return cluster.client.post(cluster.url(node, path), json=body, timeout=CHANGE_S)
+
+
+def address(cluster: Cluster, node: int) -> str:
+    return cluster.url(node).removeprefix("http://")
+
+
+def add(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
+    response = ask(cluster, through, "/cluster/nodes/add", node_id=node, address=address(cluster, node))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def remove(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
+    response = ask(cluster, through, "/cluster/nodes/remove", node_id=node)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def voters(cluster: Cluster, node: int) -> set[int]:
+    members = cluster.get(node, "/cluster/nodes").json()["nodes"]
+    return {m["node_id"] for m in members if m["role"] == "voter"}
+
+
+def incarnation(cluster: Cluster, through: int, node: int) -> str:
+    members = cluster.get(through, "/cluster/nodes").json()["nodes"]
+    return next(m["incarnation"] for m in members if m["node_id"] == node)
+
+
+def wipe(cluster: Cluster, node: int) -> None:
+    """kill -9, and clear the data directory."""
+    cluster.kill(node)
+    data = cluster.files.directory / f"node{node}" / "data"
+    for path in data.iterdir():
+        path.unlink()
+
+
+def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "") -> None:
+    def is_back() -> bool:
+        return node in voters(cluster, through) and incarnation(cluster, through, node) != other_than
+
+    await_value(is_back, f"node {node} to be a voter", CHANGE_S)
+
+
+class Writer:
+    """Writes one key after the other until it is told to end; keeps what was acknowledged."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.acknowledged: list[str] = []
+        self.unexpected: list[str] = []
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=15.0) as client:
+            while not self._end.is_set():
+                number += 1
+                node = sorted(self._cluster.processes)[number % len(self._cluster.processes)]
+                key = f"{self._name}-{number}"
+                try:
+                    answer = client.put(self._cluster.url(node, f"/kv/{key}"), content=key.encode())
+                except httpx.TransportError:
+                    continue  # its outcome is not known
+                if answer.status_code == 200:
+                    self.acknowledged.append(key)
+                elif answer.status_code not in {503, 504}:
+                    self.unexpected.append(answer.text)
+
+    def wait(self, count: int) -> None:
+        """Until so many more writes are acknowledged."""
+        goal = len(self.acknowledged) + count
+        await_value(lambda: len(self.acknowledged) >= goal, f"{count} more writes", CHANGE_S)
+
+
+def check(cluster: Cluster, node: int, writer: Writer) -> None:
+    """Everything acknowledged is there."""
+    assert not writer.unexpected
+    lost = [key for key in writer.acknowledged if cluster.get(node, f"/kv/{key}").content != key.encode()]
+    assert not lost
+
+
+@contextmanager
+def growing(directory: Path, founders: int, nodes: int) -> Iterator[Cluster]:
+    with running_cluster(directory, founders=founders, nodes=nodes) as cluster:
+        yield cluster
+
+
+def test_from_one_to_three_to_five_to_three_under_load(tmp_path: Path) -> None:
+    with growing(tmp_path, 1, 5) as cluster, Writer(cluster, "w") as writer:
+        writer.wait(50)
+        for node in (2, 3, 4, 5):
+            cluster.start(node)
+            answer = add(cluster, 1, node)
+            assert (answer["role"], answer["changed"]) == ("voter", True)
+            writer.wait(50)
+        assert voters(cluster, 3) == {1, 2, 3, 4, 5}
+        first = cluster.leader()
+        through = next(n for n in cluster.processes if n != first)
+        assert remove(cluster, through, first)["role"] == "removed"
+        assert cluster.leader() != first
+        writer.wait(50)
+        health = cluster.get(first, "/health")
+        assert health.status_code == 503
+        assert "removed from the cluster" in health.text
+        cluster.stop(first)
+        second = cluster.followers()[0]
+        remove(cluster, cluster.leader(), second)
+        cluster.stop(second)
+        writer.wait(50)
+        left = set(cluster.processes)
+        assert len(left) == 3
+        assert voters(cluster, min(left)) == left
+        cluster.agree()
+    check_later = writer
+    assert len(check_later.acknowledged) > 300
+    assert not check_later.unexpected
+
+
+def test_acknowledged_writes_survive_every_change(tmp_path: Path) -> None:
+    with growing(tmp_path, 3, 4) as cluster:
+        with Writer(cluster, "w") as writer:
+            writer.wait(30)
+            cluster.start(4)
+            add(cluster, 2, 4)
+            for node in (1, 2, 3):
+                remove(cluster, 4, node)
+                writer.wait(20)
+                cluster.stop(node)
+        assert cluster.leader() == 4
+        check(cluster, 4, writer)
+
+
+def test_a_wiped_follower_comes_back_by_itself(cluster: Cluster) -> None:
+    with Writer(cluster, "w") as writer:
+        writer.wait(30)
+        node = cluster.followers()[0]
+        leader = cluster.leader()
+        before = incarnation(cluster, leader, node)
+        wipe(cluster, node)
+        writer.wait(30)
+        cluster.start(node)
+        await_voter(cluster, leader, node, other_than=before)
+        cluster.wait_healthy(node)
+        writer.wait(30)
+    cluster.agree()
+    check(cluster, node, writer)
+
+
+def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(cluster: Cluster, tmp_path: Path) -> None:
+    with Writer(cluster, "w") as writer:
+        writer.wait(30)
+        node = cluster.followers()[0]
+        leader = cluster.leader()
+        before = incarnation(cluster, leader, node)
+        data = cluster.files.directory / f"node{node}" / "data"
+        cluster.stop(node)
+        shutil.copytree(data, tmp_path / "copy")
+        cluster.start(node)
+        cluster.wait_healthy(node)
+        writer.wait(30)
+        cluster.kill(node)
+        shutil.rmtree(data)
+        shutil.copytree(tmp_path / "copy", data)
+        cluster.start(node)
+        await_voter(cluster, leader, node, other_than=before)
+        writer.wait(30)
+    cluster.agree()
+    check(cluster, node, writer)
+
+
+def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cluster) -> None:
+    with Writer(cluster, "w") as writer:
+        for node in (1, 2, 3):
+            writer.wait(20)
+            through = next(n for n in cluster.processes if n != node)
+            before = incarnation(cluster, through, node)
+            wipe(cluster, node)
+            cluster.leader()
+            cluster.start(node)
+            await_voter(cluster, through, node, other_than=before)
+    cluster.agree()
+    check(cluster, 1, writer)
+
+
+def test_leadership_is_handed_to_whom_one_names(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    target, other = cluster.followers()
+    answer = ask(cluster, other, "/cluster/leader/transfer", node_id=target)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["leader_id"] == target
+    assert cluster.leader() == target
+    again = ask(cluster, leader, "/cluster/leader/transfer", node_id=target)
+    assert (again.status_code, again.json()["changed"]) == (200, False)
+    anybody = ask(cluster, target, "/cluster/leader/transfer")
+    assert (anybody.status_code, anybody.json()["changed"]) == (200, True)
+    assert cluster.leader() != target
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with growing(tmp_path_factory.mktemp("four"), 3, 5) as cluster:
+        cluster.start(4)
+        yield cluster
+
+
+def refused(response: httpx.Response, *says: str) -> None:
+    assert response.status_code == 409, response.text
+    assert response.json()["code"] == "conflict"
+    for text in says:
+        assert text in response.json()["detail"]
+
+
+def test_an_address_that_answers_as_another_node_is_refused(four: Cluster) -> None:
+    answer = ask(four, 1, "/cluster/nodes/add", node_id=9, address=address(four, 4))
+    refused(answer, "is node 4, not node 9")
+
+
+def test_an_address_where_nobody_answers_is_refused(four: Cluster) -> None:
+    answer = ask(four, 1, "/cluster/nodes/add", node_id=5, address=address(four, 5))
+    refused(answer, "Nobody answers", "Start the node first")
+
+
+def test_a_node_of_another_cluster_is_refused(four: Cluster, tmp_path: Path) -> None:
+    with growing(tmp_path, 1, 1) as other:
+        answer = ask(four, 1, "/cluster/nodes/add", node_id=1, address=address(four, 1))
+        assert answer.json()["changed"] is False
+        answer = ask(four, 1, "/cluster/nodes/add", node_id=7, address=address(other, 1))
+        refused(answer, "does not belong here")
+
+
+def test_adding_and_removing_twice_is_doing_it_once(four: Cluster) -> None:
+    assert add(four, 2, 4)["changed"] is True
+    assert add(four, 3, 4)["changed"] is False
+    moved = ask(four, 3, "/cluster/nodes/add", node_id=4, address="127.0.0.1:1")
+    refused(moved, "is a member at", "replace")
+    assert remove(four, 2, 4)["changed"] is True
+    assert remove(four, 3, 4)["changed"] is False
+    assert add(four, 1, 4)["changed"] is True, "with its data directory as it was"
+    assert remove(four, 1, 4)["changed"] is True
+
+
+def test_the_live_quorum_is_not_given_away(cluster: Cluster) -> None:
+    down, other = cluster.followers()
+    leader = cluster.leader()
+    cluster.kill(down, signal.SIGKILL)
+
+    def refusal() -> httpx.Response | None:
+        answer = ask(cluster, leader, "/cluster/nodes/remove", node_id=other)
+        assert answer.status_code == 409, answer.text
+        return answer
+
+    answer = await_value(refusal, "a refusal")
+    refused(answer, "would lose its quorum")
+    assert remove(cluster, other, down)["changed"] is True, "the one that is gone may be removed"
+
+
+def test_the_last_voter_stays(tmp_path: Path) -> None:
+    with growing(tmp_path, 1, 1) as cluster:
+        refused(ask(cluster, 1, "/cluster/nodes/remove", node_id=1), "last voter")
+        refused(ask(cluster, 1, "/cluster/leader/transfer"), "no other voter")

@@ -1,0 +1,152 @@
+"""Membership in the simulator: nodes join, leave, lose their disks or get an older copy of them, and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from appliance.ledger.memory import MemoryLedger
+from appliance.raft import membership
+from appliance.raft.core import NotLeader
+from appliance.raft.membership import ChangeRefused
+from appliance.raft.messages import Configuration, Member, MemberRole, Role
+
+from .plan import TICK
+from .state import LedgerState
+
+if TYPE_CHECKING:
+    from .disk import LogFile
+    from .node import SimNode
+    from .world import World
+
+ATTEMPTS = 12
+ATTEMPT_TICKS = 6
+MEETING_TICKS = 4
+
+
+def member(node_id: int, incarnation: int, role: MemberRole) -> Member:
+    """A member as this simulator names it."""
+    return Member(node_id, incarnation, role, f"node{node_id}:8000", f"node{node_id}:9000")
+
+
+class Members:
+    """Asks for changes of the membership as operators do, and lets nodes meet.
+
+    Attributes:
+        past: durable logs of incarnations that are gone, by (node id, incarnation).
+        copies: an older copy of a node's files, that may be put back.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.past: dict[tuple[int, int], LogFile] = {}
+        self.copies: dict[int, tuple[LogFile, LedgerState]] = {}
+
+    def start(self) -> None:
+        self.world.after(MEETING_TICKS * TICK, self._let_meet)
+
+    def _let_meet(self) -> None:
+        """Hellos: each leader hears who the nodes that it can reach are."""
+        network = self.world.network
+        for leader in list(self.world.nodes.values()):
+            if leader.core is None or leader.paused or leader.core.state.role is not Role.LEADER:
+                continue
+            for node in self.world.nodes.values():
+                if node is not leader and node.core is not None and network.reaches(leader.node_id, node.node_id):
+                    seen = member(node.node_id, node.incarnation, MemberRole.VOTER)
+                    leader.core.meet(node.node_id, node.incarnation, seen.address, seen.raft_address)
+        self.world.after(MEETING_TICKS * TICK, self._let_meet)
+
+    # -- what operators ask for
+
+    def grow(self, node: SimNode) -> None:
+        """Start a node that is no member, and add it."""
+        if not node.in_service:
+            node.in_service = True
+            node.start()
+        self._ask(
+            lambda configuration: (
+                configuration
+                if configuration.member(node.node_id)
+                else membership.with_member(configuration, member(node.node_id, node.incarnation, MemberRole.LEARNER))
+            ),
+            "grown",
+        )
+
+    def shrink(self, node: SimNode) -> None:
+        """Remove a node, whatever it is."""
+        self._ask(lambda configuration: membership.without_member(configuration, node.node_id), "shrunk")
+
+    def _ask(self, change: Callable[[Configuration], Configuration], what: str, attempt: int = 1) -> None:
+        """Ask all who think that they lead, again and again for a while."""
+        if self.world.faults.over:
+            return
+        for node in self.world.nodes.values():
+            if node.core is None or node.paused or node.core.state.role is not Role.LEADER:
+                continue
+            wanted = change(node.core.state.configuration)
+            if wanted == node.core.state.configuration:
+                return
+            try:
+                index, term = node.core.propose_configuration(wanted)
+            except (NotLeader, ChangeRefused) as refused:
+                self.world.count(f"changes refused: {getattr(refused, 'reason', 'not the leader')}")
+                continue
+            self.world.count(f"changes proposed: {what}")
+            self.world.trace("change", index, term, describe(wanted))
+            node.drain()
+            return
+        if attempt < ATTEMPTS:
+            self.world.after(ATTEMPT_TICKS * TICK, self._ask, change, what, attempt + 1)
+
+    # -- disks that are lost
+
+    def may_lose(self, node: SimNode) -> bool:
+        """Whether each membership that any node acts on keeps a majority with its memory when this node loses it."""
+        for each in self.world.nodes.values():
+            for _, configuration in each.all_configurations():
+                voters = [m for m in configuration.members if m.role is MemberRole.VOTER]
+                intact = [m for m in voters if m.node_id != node.node_id and self._is_intact(m)]
+                if voters and len(intact) < configuration.quorum():
+                    return False
+        return True
+
+    def _is_intact(self, voter: Member) -> bool:
+        return self.world.nodes[voter.node_id].incarnation == voter.incarnation
+
+    def keep_copy(self, node: SimNode) -> None:
+        """Copy a node's files, as a backup of a stopped node does."""
+        if node.in_service and node.core is None:
+            self.copies[node.node_id] = node.disk.log.copy(), node.disk.checkpointed.copy()
+
+    def lose(self, node: SimNode, chance: Random) -> None:
+        """A stopped node is cleared, or an older copy of its files is put back; it will be another incarnation."""
+        self.past[node.node_id, node.incarnation] = node.disk.log
+        copied = self.copies.get(node.node_id)
+        if copied is not None and chance.random() < 0.6:
+            self.world.count("disks rolled back")
+            node.replace_disk(copied[0].copy(), copied[1].copy())
+        else:
+            self.world.count("disks cleared")
+            node.replace_disk(None, LedgerState(MemoryLedger(), Configuration()))
+        self.world.trace("lost", node.node_id, "is now", node.incarnation)
+
+    # -- questions
+
+    def log_of(self, voter: Member) -> LogFile:
+        """The durable log of a member, as it was when it lost it."""
+        node = self.world.nodes[voter.node_id]
+        return self.past.get((voter.node_id, voter.incarnation)) or node.disk.log
+
+    def current(self) -> set[int]:
+        """Ids of the members as the leader of the highest term has it."""
+        leaders = [n.core.state for n in self.world.nodes.values() if n.core and n.core.state.role is Role.LEADER]
+        if not leaders:
+            return set()
+        return {m.node_id for m in max(leaders, key=lambda s: s.term).configuration.members}
+
+
+def describe(configuration: Configuration) -> str:
+    """A configuration in a few characters: `1 2 3 4?` has a learner."""
+    return " ".join(f"{m.node_id}{'?' if m.role is MemberRole.LEARNER else ''}" for m in configuration.members)
