@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from appliance.node.api import ChangeAnswer, TransferAnswer
 from appliance.node.driver import Driver
 from appliance.node.handover import hand_over, hand_over_to
+from appliance.node.leader_calls import LeaderCall
 from appliance.node.leadership import Leadership
 from appliance.node.ports import Hello
 from appliance.node.view import cluster_info
@@ -67,13 +68,14 @@ class Membership:
         self._driver = driver
         self._leadership = leadership
         self._changing = asyncio.Lock()
-        driver.calls["member.add"] = self._served(_Add, self._add)
-        driver.calls["member.remove"] = self._served(_Remove, self._remove)
-        driver.calls["leader.transfer"] = self._served(_Transfer, self._transfer)
+        leader_call = partial(LeaderCall, driver, leadership, answered=_Changed, answer_s=CHANGE_S)
+        self._adding = leader_call("member.add", self._add, asked=_Add)
+        self._removing = leader_call("member.remove", self._remove, asked=_Remove)
+        self._transferring = leader_call("leader.transfer", self._transfer, asked=_Transfer)
 
     async def add(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
         """Make a node a member. See `NodeService.add_member`."""
-        answer = await self._at_leader("member.add", _Add(node_id, address, raft_address), self._add)
+        answer = await self._adding.ask(_Add(node_id, address, raft_address), CHANGE_S)
         await self._see(answer.index)
         if wait:
             await self._promoted(node_id)
@@ -82,51 +84,17 @@ class Membership:
 
     async def remove(self, node_id: int) -> ChangeAnswer:
         """Remove a member. See `NodeService.remove_member`."""
-        answer = await self._at_leader("member.remove", _Remove(node_id), self._remove)
+        answer = await self._removing.ask(_Remove(node_id), CHANGE_S)
         await self._see(answer.index)
         return self._answer(node_id, "removed", answer)
 
     async def transfer(self, node_id: int | None) -> TransferAnswer:
         """Let another voter lead. See `NodeService.transfer_leadership`."""
-        answer = await self._at_leader("leader.transfer", _Transfer(node_id or 0), self._transfer)
+        answer = await self._transferring.ask(_Transfer(node_id or 0), CHANGE_S)
         await self._leadership.wait(self._driver.clock.monotonic_s() + CHANGE_S)
         return TransferAnswer(self._leadership.leader_id(), self._core().state.term, answer.changed)
 
-    # -- asking the leader
-
-    async def _at_leader(self, name: str, request: _T, here: Callable[[_T], Awaitable[_Changed]]) -> _Changed:
-        """Have the leader carry a request out, whoever that is at the moment; each of them may be repeated."""
-        driver = self._driver
-        deadline_s = driver.clock.monotonic_s() + CHANGE_S
-        while True:
-            await self._leadership.wait(deadline_s)
-            try:
-                if driver.can_propose():
-                    return await here(request)
-                left_s = max(driver.settings.tick_s, deadline_s - driver.clock.monotonic_s())
-                body = msgspec.msgpack.encode(request)
-                answer = await driver.network.call(self._leadership.leader_id(), name, body, left_s)
-                return msgspec.msgpack.decode(answer, type=_Changed)
-            except NotLeader:
-                pass
-            except ApplianceError as error:
-                if error.code != "no_leader" or driver.clock.monotonic_s() >= deadline_s:
-                    raise
-            await asyncio.sleep(driver.settings.tick_s)
-
-    def _served(
-        self, kind: type[_T], here: Callable[[_T], Awaitable[_Changed]]
-    ) -> Callable[[int, bytes], Awaitable[bytes]]:
-        async def serve(sender_node_id: int, body: bytes) -> bytes:
-            request = msgspec.msgpack.decode(body, type=kind)
-            if not self._driver.can_propose():
-                raise _moved()
-            try:
-                return msgspec.msgpack.encode(await here(request))
-            except NotLeader as error:
-                raise _moved() from error
-
-        return serve
+    # -- afterwards
 
     async def _see(self, index: int) -> None:
         """Wait until this node knows what the leader did, so that its answer shows it."""
@@ -295,10 +263,6 @@ def _advice(refused: ChangeRefused) -> str:
     if refused.reason is Refusal.EMPTY:
         return "The last voter cannot be removed: nobody would hold the ledger. `appliance down` stops it."
     return f"The membership cannot be changed now: {refused}. Ask again in a moment."
-
-
-def _moved() -> ApplianceError:
-    return ApplianceError("no_leader", "The node that was asked does not lead at the moment. Send it again.")
 
 
 def _raft_address_of(address: str) -> str:

@@ -76,7 +76,8 @@ def alive_voters(state: RaftState, configuration: Configuration) -> list[int]:
     alive = []
     for member in configuration.members:
         progress = state.progress.get(member.node_id)
-        heard = progress is not None and progress.incarnation == member.incarnation and is_alive(state, progress)
+        is_another = state.returned.get(member.node_id, member).incarnation != member.incarnation
+        heard = progress is not None and not is_another and is_alive(state, progress)
         if member.role is MemberRole.VOTER and (heard or member.node_id == state.node_id):
             alive.append(member.node_id)
     return alive

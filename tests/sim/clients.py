@@ -144,7 +144,7 @@ class Clients:
         self.attempts += 1
         attempt = client.current = Attempt(client, operation, self.attempts)
         if client.chance.random() < 0.3:
-            client.node_id = client.chance.randint(1, self.world.plan.nodes)
+            client.node_id = client.chance.randint(1, len(self.world.nodes))
         self.world.count(f"{operation.kind} tried")
         self.world.trace("client", client.number, operation.kind, attempt.key, attempt.request_id, "at", client.node_id)
         self.world.after(PATIENCE_TICKS * TICK, self._out_of_patience, attempt)
@@ -218,7 +218,7 @@ class Clients:
         again = outcome == "failed" or operation.kind == "get" or operation.idempotency_key is not None
         self.world.trace("client", client.number, attempt.request_id, outcome)
         if again and operation.tries < TRIES_MAX:
-            client.node_id = 1 + client.node_id % self.world.plan.nodes
+            client.node_id = 1 + client.node_id % len(self.world.nodes)
             pause = client.chance.randrange(1, 4 * TICK)
             self.world.after(pause, self._try, client, operation)
             return

@@ -88,6 +88,9 @@ class Members:
             wanted = change(node.core.state.configuration)
             if wanted == node.core.state.configuration:
                 return
+            if not self._keeps_majority(wanted):
+                self.world.count("changes not asked for: a lost disk is needed")
+                continue
             try:
                 index, term = node.core.propose_configuration(wanted)
             except (NotLeader, ChangeRefused) as refused:
@@ -104,13 +107,19 @@ class Members:
 
     def may_lose(self, node: SimNode) -> bool:
         """Whether each membership that any node acts on keeps a majority with its memory when this node loses it."""
-        for each in self.world.nodes.values():
-            for _, configuration in each.all_configurations():
-                voters = [m for m in configuration.members if m.role is MemberRole.VOTER]
-                intact = [m for m in voters if m.node_id != node.node_id and self._is_intact(m)]
-                if voters and len(intact) < configuration.quorum():
-                    return False
-        return True
+        return all(
+            self._keeps_majority(configuration, node.node_id)
+            for each in self.world.nodes.values()
+            for _, configuration in each.all_configurations()
+        )
+
+    def _keeps_majority(self, configuration: Configuration, lost: int = 0) -> bool:
+        """Whether a majority of the voters has its memory; a node may be taken for one that has lost it. Without one
+        nothing can be committed any more, which no rule of the core can mend.
+        """
+        voters = [m for m in configuration.members if m.role is MemberRole.VOTER]
+        intact = [m for m in voters if m.node_id != lost and self._is_intact(m)]
+        return not voters or len(intact) >= configuration.quorum()
 
     def _is_intact(self, voter: Member) -> bool:
         return self.world.nodes[voter.node_id].incarnation == voter.incarnation

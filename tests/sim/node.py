@@ -83,6 +83,7 @@ class SimNode:
             random=plan.stream(f"node{self.node_id}.{self.life}"),
         )
         self.world.checker.started(self)
+        self.world.exercised.started(self.core.state)
         self.world.after(self.chance.randrange(1, self.tick_units), self.on_tick, self.life)
         self.drain()
 
@@ -141,6 +142,7 @@ class SimNode:
         if self.core is None or self._asleep(self.on_message, message):
             return
         self.world.trace("deliver", message)
+        self.world.exercised.stepped(self.core.state, message)
         self.core.step(message)
         self.drain()
 
@@ -239,9 +241,11 @@ class SimNode:
         """Carry out every `Ready` there is, then let the checker look."""
         core = self.core
         assert core is not None
+        self.world.exercised.observe(core.state)
         self.world.checker.observe(self)
         while core.has_ready():
             self._carry_out(core.ready())
+            self.world.exercised.observe(core.state)
             self.world.checker.observe(self)
         self._note_leadership(core)
 

@@ -13,6 +13,7 @@ from appliance.raft.messages import Configuration, MemberRole, Role
 
 from .checker import Checker, Violation
 from .clients import Clients
+from .exercised import Exercised
 from .faults import Faults
 from .members import Members, member
 from .network import Network, Snapshots
@@ -51,6 +52,7 @@ class World:
         self.now = 0
         self.events = 0
         self.totals: Counter[str] = Counter()
+        self.exercised = Exercised(self.totals)
         self.lines: list[str] | None = [] if traced else None
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
