@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import uvloop
 
@@ -24,6 +24,7 @@ from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_network import TcpPeerNetwork
+from appliance.adapters.peer_seeking import seek_cluster
 from appliance.adapters.peer_settings import peer_settings_from
 from appliance.adapters.telemetry.logs import EcsLog, route_stdlib
 from appliance.adapters.telemetry.loop_lag import sample_loop_lag
@@ -100,7 +101,15 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         settings.telemetry, node_id=node_id, log=log, instruments=registry, chance=random.SystemRandom()
     )
     directory = DataDirectory(Path(settings.node.data_dir))
-    driver = _make_driver(settings, directory, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal)
+    check = directory.check()
+    cluster_found = await _unless(stop, seek(settings, check, registry, log))
+    if cluster_found is None:
+        directory.close()
+        log.info("node.stopped", node_id=node_id)
+        return 0
+    driver = _make_driver(
+        settings, directory, check, cluster_found, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
+    )
     service = _make_service(settings, driver, registry)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
@@ -131,6 +140,18 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     directory.close()
     log.info("node.stopped", node_id=node_id)
     return EXIT_FAILED if failures else 0
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, str]) -> str | None:
+    """The outcome of `work`, or None when the node is told to stop before it is there."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else await working
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 def _reload(reread: Callable[[], Settings], limiter: RateLimiter, log: EcsLog) -> None:
@@ -164,11 +185,44 @@ def _watch(work: Coroutine[Any, Any, None], name: str, log: Log) -> asyncio.Task
     return task
 
 
+async def seek(settings: Settings, check: IdentityCheck, registry: Registry, log: Log) -> str:
+    """Learn from its seeds which cluster a node belongs to whose directory and configuration do not say so; it asks
+    until one of them answers. Empty where there is nothing to ask, or nobody.
+    """
+    place = _Place.of(settings)
+    if check.identity is not None or settings.node.cluster_id or place.founder or not place.seeds:
+        return ""
+    return await seek_cluster(
+        peer_settings_from(settings),
+        node_id=settings.node.id,
+        address=place.address,
+        raft_address=place.raft_address,
+        version=__version__,
+        seeds=place.seeds,
+        instruments=registry,
+        log=log,
+    )
+
+
 def claim(
-    directory: DataDirectory, settings: Settings, log_store: SqliteLogStore, check: IdentityCheck, log: Log
+    directory: DataDirectory,
+    settings: Settings,
+    log_store: SqliteLogStore,
+    check: IdentityCheck,
+    log: Log,
+    *,
+    cluster_found: str,
 ) -> Identity:
     """Decide whether this data directory is this node's, and give a new one its identity. One that was replaced by a
     copy gets a new incarnation: what the node promised before may be forgotten, so it is taken back as a learner.
+
+    Args:
+        directory: locked by this process.
+        settings: the configuration.
+        log_store: the opened `raft.db`.
+        check: what the directory said before that was opened.
+        log: structured log.
+        cluster_found: what `seek` answered.
 
     Raises:
         StorageFailed: it is another's, or it is not known whose; the message says what to do.
@@ -187,37 +241,61 @@ def claim(
     stored = log_store.load()
     if check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
         log.warning("node.replaced", reason=check.reason)
-    cluster_id = held.cluster_id if held is not None else wanted.cluster_id
+    cluster_id = held.cluster_id if held is not None else wanted.cluster_id or cluster_found
     if not cluster_id:
         raise StorageFailed(
             f"{directory.path} is empty and node.cluster_id is not set: only `appliance up` or `appliance init` mint "
-            "the id of a new cluster."
+            "the id of a new cluster. To join one, set network.seed_peers to peer addresses of its nodes, without "
+            "this node's own."
         )
     identity = Identity(cluster_id, wanted.id, secrets.randbits(63) | 1)
     directory.write(identity)
     return identity
 
 
+class _Place(NamedTuple):
+    """Where a node is, and beside whom: its addresses as others dial them, its seeds without itself, and whether it
+    is one of them.
+    """
+
+    address: str
+    raft_address: str
+    seeds: tuple[str, ...]
+    founder: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> _Place:
+        network = settings.network
+        raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
+        own = {raft_address, f"{network.raft_host}:{network.raft_port}"}
+        return cls(
+            settings.node.address or f"{network.client_host}:{network.client_port}",
+            raft_address,
+            tuple(dict.fromkeys(seed for seed in network.seed_peers if seed not in own)),
+            not own.isdisjoint(network.seed_peers),
+        )
+
+
 def _make_driver(
     settings: Settings,
     directory: DataDirectory,
+    check: IdentityCheck,
+    cluster_found: str,
     *,
     tracer: Tracer,
     registry: Registry,
     log: Log,
     on_fatal: Callable[[str], None],
 ) -> Driver:
-    check = directory.check()
     log_store = SqliteLogStore(directory.path / RAFT_FILE)
-    identity = claim(directory, settings, log_store, check, log)
-    network, storage = settings.network, settings.storage
-    raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
-    own = {raft_address, f"{network.raft_host}:{network.raft_port}"}
+    identity = claim(directory, settings, log_store, check, log, cluster_found=cluster_found)
+    storage, place = settings.storage, _Place.of(settings)
     return Driver(
         settings=DriverSettings(
-            address=settings.node.address or f"{network.client_host}:{network.client_port}",
-            raft_address=raft_address,
-            seeds=tuple(dict.fromkeys(seed for seed in network.seed_peers if seed not in own)),
+            address=place.address,
+            raft_address=place.raft_address,
+            seeds=place.seeds,
+            founder=place.founder,
             directory=directory.path,
             version=__version__,
             election_timeout_s=settings.consensus.election_timeout,

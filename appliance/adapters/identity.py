@@ -19,8 +19,16 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from appliance.adapters.formats import refuse_newer
 from appliance.adapters.sqlite import StepHook, no_hook, sync_directory
-from appliance.node.ports import DiskFull, Identity, IdentityCheck, IdentityStatus, StorageError, StorageFailed
+from appliance.node.ports import (
+    DiskFull,
+    Identity,
+    IdentityCheck,
+    IdentityStatus,
+    StorageError,
+    StorageFailed,
+)
 
 RAFT_FILE: Final = "raft.db"
 LEDGER_FILE: Final = "ledger.db"
@@ -38,6 +46,12 @@ _STATX_BTIME_AT: Final = 80  # struct statx: seconds (8 bytes), then nanoseconds
 
 class DataDirInUse(StorageError):
     """Another process holds the data directory."""
+
+
+class _Format(Struct, frozen=True):
+    """What the identity file of every version, past and future, begins with."""
+
+    format: int
 
 
 class _IdentityFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +85,12 @@ class DataDirectory:
         self._lock_descriptor = _lock(path)
 
     def check(self) -> IdentityCheck:
-        """Look whose directory it is, before `raft.db` is opened. Raises `StorageFailed`."""
+        """Look whose directory it is, before `raft.db` is opened.
+
+        Raises:
+            NewerFormat: a later version has written it.
+            StorageFailed: it cannot be looked at.
+        """
         try:
             data = (self.path / IDENTITY_FILE).read_bytes()
         except FileNotFoundError:
@@ -79,10 +98,12 @@ class DataDirectory:
         except OSError as error:
             raise StorageFailed(f"{self.path / IDENTITY_FILE} cannot be read: {error}") from error
         try:
+            found = msgspec.json.decode(data, type=_Format).format
+            refuse_newer(self.path / IDENTITY_FILE, found, IDENTITY_FORMAT)
             file = msgspec.json.decode(data, type=_IdentityFile)
             identity = Identity(file.cluster_id, file.node_id, int(file.incarnation))
-            if file.format != IDENTITY_FORMAT:
-                raise ValueError(f"its format is {file.format}, and this program knows {IDENTITY_FORMAT}")
+            if found != IDENTITY_FORMAT:
+                raise ValueError(f"its format is {found}, and this program knows {IDENTITY_FORMAT}")
         except ValueError as error:
             return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} cannot be understood: {error}.")
         reason = self._difference(file)

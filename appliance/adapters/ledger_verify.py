@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, NoReturn, cast
 import msgspec
 from msgspec import Struct
 
+from appliance.adapters.formats import refuse_newer
 from appliance.adapters.ledger_rows import (
     ALL_HEADS,
     HEADS_MARK,
@@ -64,10 +65,13 @@ class Contents(NamedTuple):
 
 
 def read_contents(reader: Reader, cluster_id: str) -> Contents:
-    """Read what a ledger file says of itself, in one state of it. Raises `DamagedFile`."""
+    """Read what a ledger file says of itself, in one state of it. Raises `DamagedFile`, and `NewerFormat` for one that
+    a later version has written.
+    """
     rows = dict(cast(list[tuple[str, bytes]], reader.rows("SELECT name, value FROM meta")))
     try:
         found_format = msgspec.msgpack.decode(rows["format"], type=int)
+        refuse_newer(reader.path, found_format, LEDGER_FORMAT)
         if found_format not in LEDGER_FORMATS_READ:
             raise DamagedFile(str(reader.path), f"its format is {found_format}, this program knows {LEDGER_FORMAT}")
         if rows["cluster_id"] != cluster_id.encode():
@@ -82,7 +86,7 @@ def read_contents(reader: Reader, cluster_id: str) -> Contents:
 
 
 def read_summary(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
-    """The summary of a ledger file and what is kept beside it. Raises `DamagedFile`."""
+    """The summary of a ledger file and what is kept beside it. Raises as `read_contents`."""
     contents = read_contents(reader, cluster_id)
     return contents.summary, contents.meta
 

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
+from appliance.adapters.formats import refuse_newer
 from appliance.adapters.sqlite import (
     ROWS_PER_STATEMENT_MAX,
     BulkInsert,
@@ -70,6 +71,7 @@ class SqliteLogStore:
 
     Raises:
         DamagedFile: when opened: the WAL has lost transactions that were synced, or the file is no such database.
+        NewerFormat: when opened: a later version has written it.
         StorageError: as `Writer.transaction`.
     """
 
@@ -85,13 +87,13 @@ class SqliteLogStore:
         )
         try:
             self._make_schema()
-            self._sync_what_was_found()
             self._reader = Reader(path, cache_bytes=CACHE_BYTES, vfs=vfs)
         except BaseException:
             self._writer.close()
             raise
         try:
             self._check_format()
+            self._sync_what_was_found()
         except BaseException:
             self.close()
             raise
@@ -118,6 +120,7 @@ class SqliteLogStore:
 
     def _check_format(self) -> None:
         found = self._get("format", int)
+        refuse_newer(self._path, found or 0, LOG_FORMAT)
         if found != LOG_FORMAT:
             raise DamagedFile(str(self._path), f"its format is {found}, and this program knows {LOG_FORMAT}")
 

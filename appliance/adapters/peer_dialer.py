@@ -16,12 +16,16 @@ from appliance.adapters.peer_settings import PeerSettings
 DOUBLINGS_MAX: Final = 16  # beyond it the longest delay holds anyway
 
 
-class DialerOwner(Protocol):
-    """What a dialer tells, and asks, whom it dials for."""
+class LinkMaker(Protocol):
+    """Who makes links, and so knows which there are."""
 
     def new_link(self, idle_timeout_s: float) -> Link:
         """Make a link that the owner watches for silence."""
         ...
+
+
+class DialerOwner(LinkMaker, Protocol):
+    """What a dialer tells, and asks, whom it dials for."""
 
     def dialed(self, opened: Opened, link: Link, address: str) -> None:
         """A connection for Raft stands, made to this address."""
@@ -37,7 +41,7 @@ class DialerOwner(Protocol):
 
 
 async def dial(
-    owner: DialerOwner,
+    owner: LinkMaker,
     handshaker: Handshaker,
     settings: PeerSettings,
     address: str,

@@ -54,6 +54,14 @@ class Opened(Struct, frozen=True):
     token: bytes
 
 
+class _Speech(Struct, frozen=True):
+    """The part of a hello that every version, past and future, sends in this form: it is read before the rest."""
+
+    version: str = "of an unknown number"
+    protocol: int = 0
+    protocol_min: int = 0
+
+
 class Admission(Protocol):
     """Decides whether a peer that has proved itself fits beside the links that stand."""
 
@@ -74,6 +82,8 @@ class Handshaker:
         auth: how nodes prove themselves.
         admission: the last word.
         own_hello: what this node says of itself now.
+        protocol: version of the peer protocol that this node speaks.
+        protocol_min: oldest that it still speaks.
         token: chance that stands for this process.
         nonces: of dials under way, by which a node recognises itself.
     """
@@ -81,6 +91,8 @@ class Handshaker:
     auth: PeerAuth
     admission: Admission
     own_hello: HelloSource
+    protocol: int = PEER_PROTOCOL
+    protocol_min: int = PEER_PROTOCOL_MIN
     token: bytes = field(default_factory=lambda: os.urandom(TOKEN_BYTES))
     nonces: set[bytes] = field(default_factory=set)
 
@@ -108,8 +120,7 @@ class Handshaker:
         own_bytes = msgspec.msgpack.encode(own)
         link.send(encode_frame(Kind.OPEN, Open(purpose, nonce, self.token, own_bytes)))
         answer = await _expect(link, Kind.ANSWER, Answer)
-        opened = _opened(purpose, answer.nonce, answer.token, answer.hello)
-        _check_cluster(own, opened.hello)
+        opened = _opened(own, purpose, answer.nonce, answer.token, answer.hello)
         transcript = Transcript(purpose, nonce, answer.nonce, self.token, answer.token, own_bytes, answer.hello)
         self.auth.verify("acceptor", transcript, answer.mac)
         self._check_peer(link, own, opened, outgoing=True)
@@ -133,8 +144,7 @@ class Handshaker:
             self.nonces.discard(first.nonce)
             raise Refused("self", "this node has dialed itself")
         own = self._own()
-        opened = _opened(first.purpose, first.nonce, first.token, first.hello)
-        _check_cluster(own, opened.hello)
+        opened = _opened(own, first.purpose, first.nonce, first.token, first.hello)
         nonce = os.urandom(NONCE_BYTES)
         own_bytes = msgspec.msgpack.encode(own)
         transcript = Transcript(first.purpose, first.nonce, nonce, first.token, self.token, first.hello, own_bytes)
@@ -148,7 +158,12 @@ class Handshaker:
 
     def _own(self) -> Hello:
         """The transport, not its caller, knows which protocol it speaks."""
-        return msgspec.structs.replace(self.own_hello.hello(), protocol=PEER_PROTOCOL, features=PEER_FEATURES)
+        return msgspec.structs.replace(
+            self.own_hello.hello(),
+            protocol=self.protocol,
+            protocol_min=self.protocol_min,
+            features=PEER_FEATURES,
+        )
 
     def _check_peer(self, link: Link, own: Hello, opened: Opened, *, outgoing: bool) -> None:
         try:
@@ -181,26 +196,37 @@ async def _expect(link: Link, kind: Kind, type_: type[_T]) -> _T:
     return value
 
 
-def _opened(purpose: str, nonce: bytes, token: bytes, hello: bytes) -> Opened:
-    """Decode what the other side says of itself."""
+def _opened(own: Hello, purpose: str, nonce: bytes, token: bytes, hello: bytes) -> Opened:
+    """Decode what the other side says of itself, and compare it with what this side is."""
     if len(nonce) != NONCE_BYTES or len(token) != TOKEN_BYTES or purpose not in PURPOSES:
         raise Refused("bad_frame", "the opening frame is malformed")
     try:
-        return Opened(purpose, msgspec.msgpack.decode(hello, type=Hello), token)
+        _check_protocol(own, msgspec.msgpack.decode(hello, type=_Speech))
+        opened = Opened(purpose, msgspec.msgpack.decode(hello, type=Hello), token)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("bad_frame", f"the hello cannot be decoded: {error}") from error
+    _check_cluster(purpose, own.identity.cluster_id, opened.hello.identity.cluster_id)
+    return opened
 
 
-def _check_cluster(own: Hello, other: Hello) -> None:
-    """Compare protocol and cluster; a side that does not know its cluster id yet may learn it from this hello."""
-    if min(own.protocol, other.protocol) < PEER_PROTOCOL_MIN:
-        raise Refused(
-            "protocol",
-            f"{other.version} speaks protocol {other.protocol}, but {own.version} needs {PEER_PROTOCOL_MIN} or later",
-        )
-    ours, theirs = own.identity.cluster_id, other.identity.cluster_id
+def _check_protocol(own: Hello, other: _Speech) -> None:
+    """There must be a version of the protocol that both sides speak; both ends log this sentence."""
+    if max(own.protocol_min, other.protocol_min) <= min(own.protocol, other.protocol):
+        return
+    older = own.version if own.protocol < other.protocol else _printable(other.version)
+    raise Refused(
+        "protocol",
+        f"version {_printable(other.version)} speaks peer protocols {other.protocol_min} to {other.protocol}, and "
+        f"version {own.version} speaks {own.protocol_min} to {own.protocol}: upgrade the node of version {older}",
+    )
+
+
+def _check_cluster(purpose: str, ours: str, theirs: str) -> None:
+    """Compare clusters. A side that does not know its own yet may learn it in a meeting, and do nothing else."""
     if ours and theirs and ours != theirs:
         raise Refused("other_cluster", f"cluster {_printable(theirs)} is not cluster {ours}")
+    if purpose != PURPOSE_MEET and not (ours and theirs):
+        raise Refused("other_cluster", "a node that does not know its cluster can only ask for it")
 
 
 def _refuse(link: Link, error: Refused | ProtocolError) -> Refused:

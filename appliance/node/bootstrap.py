@@ -1,5 +1,8 @@
 """Founding a cluster, or joining one: every seed must say who it is, and for founding that it is as empty as this node.
 
+Only a node that is one of its own seeds founds. Another that is told a cluster id and nothing else about the cluster
+would found a second cluster of that id whenever it comes first.
+
 All founders write the same first entry (index 1, term 1): the configuration of all of them, in the order of
 their ids. It is committed by construction, so a founder needs nobody's vote for it.
 """
@@ -24,17 +27,21 @@ class Founding:
         raft_address: its peer address.
         seeds: peer addresses of the other founders, as these tell them. Nobody else founds: a fourth node that is
             started early would else take the place of a seed at one founder, and another's at the next.
+        founder: whether this node's own peer address is among its seeds. One that is no founder joins, or waits.
     """
 
-    def __init__(self, identity: Identity, address: str, raft_address: str, seeds: tuple[str, ...]) -> None:
+    def __init__(
+        self, identity: Identity, address: str, raft_address: str, seeds: tuple[str, ...], *, founder: bool
+    ) -> None:
         self._identity = identity
         self._seeds = seeds
+        self._founder = founder
         self._members = {
             identity.node_id: Member(identity.node_id, identity.incarnation, MemberRole.VOTER, address, raft_address)
         }
         self._strangers: dict[int, str] = {}
         self._exists = False
-        self.refusal = ""
+        self.refusal = "" if founder else _founds_none(identity.node_id, raft_address)
         self.admitted = False
 
     def missing(self) -> int:
@@ -54,6 +61,10 @@ class Founding:
         Else this node could found it a second time with a seed that has lost its memory since.
         """
         self._exists = True
+
+    def alone(self) -> Configuration | None:
+        """The founding configuration of a node that is its own only seed; None for any other."""
+        return self.configuration() if self._founder and not self._seeds else None
 
     def hear(self, hello: Hello) -> Configuration | None:
         """Take in a hello; answers the founding configuration once it is known.
@@ -94,6 +105,13 @@ class Founding:
     def configuration(self) -> Configuration:
         """The configuration of everyone heard so far."""
         return Configuration(tuple(self._members[n] for n in sorted(self._members)))
+
+
+def _founds_none(node_id: int, raft_address: str) -> str:
+    return (
+        f"this node founds no cluster, because its peer address {raft_address} is not among its network.seed_peers: it "
+        f"waits for `appliance cluster add {node_id} ...`"
+    )
 
 
 def founding_entry(configuration: Configuration) -> Entry:

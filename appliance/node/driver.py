@@ -163,11 +163,13 @@ class Driver:
         if stored.last_index > 0 or stored.hard_state.term > 0:
             self._make_core(stored)
         else:
+            settings = self.settings
             self.founding = Founding(
-                self.identity, self.settings.address, self.settings.raft_address, self.settings.seeds
+                self.identity, settings.address, settings.raft_address, settings.seeds, founder=settings.founder
             )
-            if not self.settings.seeds:
-                self.found(self.founding.configuration())
+            alone = self.founding.alone()
+            if alone is not None:
+                self.found(alone)
         await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
         self._tasks = [
             asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self._watch_room())

@@ -17,11 +17,18 @@ INSTALLING_FILE: Final = "snapshot-installing.db"
 
 
 class DriverSettings(Struct, frozen=True, kw_only=True):
-    """What the driver takes from the configuration; times in seconds. `quick_append_s`: see `LogWriter`."""
+    """What the driver takes from the configuration; times in seconds.
+
+    Attributes:
+        seeds: peer addresses of the founding nodes but this one.
+        founder: whether this node is one of them.
+        quick_append_s: see `LogWriter`.
+    """
 
     address: str
     raft_address: str
     seeds: tuple[str, ...]
+    founder: bool
     directory: Path
     version: str
     election_timeout_s: float

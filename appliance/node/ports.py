@@ -231,11 +231,10 @@ class Hello(Struct, frozen=True):
 
     Attributes:
         version: version of the program.
-        protocol: version of the peer protocol.
+        protocol, protocol_min: latest and oldest version of the peer protocol that the program speaks.
         features: names of optional abilities.
         identity: who it is.
-        address: its client address.
-        raft_address: its peer address.
+        address, raft_address: its client address and its peer address.
         last_index: last index of its log (0 and an empty configuration when it was never bootstrapped).
         configuration: the founding or current configuration.
         configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
@@ -250,6 +249,7 @@ class Hello(Struct, frozen=True):
     last_index: int
     configuration: Configuration
     configuration_index: int = 1
+    protocol_min: int = 0
 
 
 class PeerEvents(Protocol):

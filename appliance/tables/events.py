@@ -64,6 +64,8 @@ EVENTS: Mapping[str, EventRow] = {
         # Cluster
         EventRow("cluster.founded", _I, "Cluster {cluster_id} is founded", ("cluster_id", "members")),
         EventRow("cluster.founding_refused", _W, "The cluster cannot be founded: {reason}", ("reason",)),
+        EventRow("cluster.seeking", _I, "Asks {seeds} which cluster this node is to join", ("seeds",)),
+        EventRow("cluster.found", _I, "Node {peer} says that it is cluster {cluster_id}", ("peer", "cluster_id")),
         EventRow("cluster.joined", _I, "This node takes part in cluster {cluster_id}", ("cluster_id",)),
         EventRow(
             "cluster.members",

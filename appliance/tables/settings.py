@@ -39,7 +39,8 @@ class NodeSettings(Section, frozen=True):
     cluster_id: Annotated[
         str,
         row(
-            "Id of the cluster, minted by `appliance up` or `init`; an empty directory bootstraps only with it",
+            "Id of the cluster, minted by `appliance up` or `init`, without which nobody founds one; a node that joins "
+            "learns it from its seeds",
             pattern="^([0-9a-f]{32})?$",
         ),
     ] = ""
@@ -57,7 +58,11 @@ class NetworkSettings(Section, frozen=True):
     ] = ""
     seed_peers: Annotated[
         list[str],
-        row("Peer addresses of the founding nodes, spelled as they announce them (raft_address)", max_length=64),
+        row(
+            "Peer addresses of the founding nodes, spelled as they announce them (raft_address); only a node that is "
+            "among its own seeds founds a cluster, another joins that of its seeds",
+            max_length=64,
+        ),
     ] = field(default_factory=list)
     peer_auth: Annotated[
         str,

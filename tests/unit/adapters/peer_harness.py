@@ -119,6 +119,7 @@ class Node:
         self.network = TcpPeerNetwork(settings, self.metrics, self.log)
         self.directory = directory
         self.raft_address = ""
+        self.version = "test-version"
         self.hellos: list[Hello] = []
         self.received: list[object] = []  # messages and traces, in order
         self.unreachable: Tally[int] = Tally()
@@ -150,7 +151,7 @@ class Node:
     # PeerEvents
 
     def hello(self) -> Hello:
-        return Hello("test-version", 0, (), self.identity, "127.0.0.1:1", self.raft_address, 0, Configuration())
+        return Hello(self.version, 0, (), self.identity, "127.0.0.1:1", self.raft_address, 0, Configuration())
 
     def on_hello(self, hello: Hello) -> None:
         self.hellos.append(hello)

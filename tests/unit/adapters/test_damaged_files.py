@@ -230,7 +230,7 @@ DELETED = next(key for key, head in model_at(INDEX).heads.items() if head.delete
         ("DELETE FROM answers", "answers"),
         ("DELETE FROM meta WHERE name = 'summary'", "table meta"),
         ("UPDATE meta SET value = x'c1' WHERE name = 'summary'", "table meta"),
-        ("UPDATE meta SET value = x'03' WHERE name = 'format'", "format"),
+        ("UPDATE meta SET value = x'00' WHERE name = 'format'", "format"),
         ("UPDATE meta SET value = CAST('ff' AS BLOB) WHERE name = 'cluster_id'", "another cluster"),
         ("DROP TABLE stored_heads", "heads"),
     ],

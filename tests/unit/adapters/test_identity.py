@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.adapters.formats import NewerFormat
 from appliance.adapters.identity import DataDirectory, DataDirInUse
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.node.ports import DiskFull, Identity, IdentityStatus, StorageFailed
@@ -83,7 +84,7 @@ def edited(name: str, value: object) -> Callable[[Path], None]:
         (lambda path: (path / "identity.json").unlink(), "identity.json is missing, but raft.db", False),
         (lambda path: (path / "identity.json").write_bytes(b""), "cannot be understood", False),
         (lambda path: (path / "identity.json").write_bytes(b"\xff\x00"), "cannot be understood", False),
-        (edited("format", 2), "format is 2", False),
+        (edited("format", 0), "format is 0", False),
         (edited("incarnation", "x"), "cannot be understood", False),
         (edited("node_id", "3"), "cannot be understood", False),
         (edited("extra", 1), "cannot be understood", False),
@@ -110,6 +111,16 @@ def test_a_directory_that_is_not_what_it_was(
     assert found.status is IdentityStatus.REPLACED
     assert reason in found.reason
     assert found.identity == (IDENTITY if identity_known else None)
+
+
+def test_what_a_later_version_has_written_is_left_alone(founded: DataDirectory) -> None:
+    """Taken for damage it would get a new incarnation, and the later version find its directory taken over."""
+    path = founded.path / "identity.json"
+    path.write_text(json.dumps({"format": 2, "clusters": ["of another form"]}))
+    before = path.read_bytes()
+    with pytest.raises(NewerFormat, match=r"identity\.json is of format 2, which a later version .* up to 1\."):
+        founded.check()
+    assert path.read_bytes() == before
 
 
 def test_a_ledger_alone_is_not_fresh(directory: DataDirectory) -> None:

@@ -186,14 +186,6 @@ async def test_a_hello_that_was_altered_on_its_way(nodes: World) -> None:
     assert not one.hellos
 
 
-async def test_a_protocol_from_before_our_time(nodes: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("appliance.adapters.peer_handshake.PEER_PROTOCOL_MIN", PEER_PROTOCOL + 1)
-    one = await nodes.node(1).start()
-    two = await nodes.node(2).start(one.raft_address)
-    await until(lambda: one.metrics.refused() and two.metrics.refused())
-    assert set(one.metrics.refused()) == set(two.metrics.refused()) == {"protocol"}
-
-
 NOT_A_PEER = {
     "garbage": (b"GET / HTTP/1.1\r\n\r\n", "bad_frame"),
     "oversized": (b"\x00\x05\x00\x00\x01", "bad_frame"),

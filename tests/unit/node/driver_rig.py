@@ -160,6 +160,7 @@ class Rig:
             address="127.0.0.1:1",
             raft_address="127.0.0.1:1001",
             seeds=("127.0.0.1:1002", "127.0.0.1:1003"),
+            founder=True,
             directory=directory,
             version="0",
             election_timeout_s=60.0,  # the test decides who leads

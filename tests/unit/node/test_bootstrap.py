@@ -1,5 +1,6 @@
 """A cluster is founded once, by all of its seeds, and never by a node that only lost its memory."""
 
+import msgspec
 import pytest
 
 from appliance.node.bootstrap import Founding, founding_entry
@@ -31,7 +32,7 @@ def member(node_id: int, incarnation: int) -> Member:
 def founding(node_id: int, incarnation: int) -> Founding:
     identity = Identity(CLUSTER, node_id, incarnation)
     seeds = tuple(f"r{n}" for n in (1, 2, 3) if n != node_id)
-    return Founding(identity, f"c{node_id}", f"r{node_id}", seeds)
+    return Founding(identity, f"c{node_id}", f"r{node_id}", seeds, founder=node_id in {1, 2, 3})
 
 
 def test_all_founders_write_the_same_first_entry() -> None:
@@ -54,6 +55,32 @@ def test_a_node_that_is_no_seed_founds_nothing_however_early_it_comes() -> None:
     configuration = found.hear(hello(3, 30))
     assert configuration is not None
     assert configuration.voters() == (1, 2, 3)
+
+
+def test_only_one_of_its_own_seeds_founds_even_when_all_of_them_are_empty() -> None:
+    joiner = founding(4, 40)
+    assert joiner.alone() is None
+    for heard in (1, 2, 3):
+        assert joiner.hear(hello(heard, heard * 10)) is None
+    assert joiner.missing() == 0
+    assert "peer address r4 is not among its network.seed_peers" in joiner.refusal
+    assert "appliance cluster add 4" in joiner.refusal
+    configuration = Configuration((member(1, 10), member(2, 20), member(3, 30)))
+    assert joiner.hear(hello(1, 10, configuration)) is None
+    assert "says that the cluster exists" in joiner.refusal
+
+
+@pytest.mark.parametrize("founder", [True, False])
+def test_a_node_without_seeds_founds_alone_only_if_it_is_one(founder: bool) -> None:
+    alone = Founding(Identity(CLUSTER, 1, 10), "c1", "r1", (), founder=founder).alone()
+    assert alone == (Configuration((member(1, 10),)) if founder else None)
+
+
+def test_a_node_that_was_added_takes_part_though_it_founds_nothing() -> None:
+    joiner = founding(4, 40)
+    known = hello(1, 10, Configuration((member(1, 10), member(4, 40))))
+    assert joiner.hear(msgspec.structs.replace(known, configuration_index=7)) is None
+    assert joiner.admitted
 
 
 def test_who_missed_the_founding_founds_no_second_cluster_with_a_seed_that_was_cleared() -> None:
