@@ -235,9 +235,17 @@ class Membership:
         return _Changed(True, index)
 
     async def _attempt(self, act: Callable[[RaftCore], _T]) -> _T:
-        """Do what needs the last change to be committed; waits for that. Raises `NotLeader` and `ApplianceError`."""
-        driver = self._driver
-        deadline_s = driver.clock.monotonic_s() + driver.settings.write_timeout_s
+        """Do what needs the last change to be committed, and voters that were heard after it was asked for; waits for
+        that. Raises `NotLeader` and `ApplianceError`.
+        """
+        driver, settings = self._driver, self._driver.settings
+        now_s = driver.clock.monotonic_s()
+        ends_s = {
+            Refusal.PENDING: now_s + settings.write_timeout_s,
+            Refusal.NOT_READY: now_s + settings.write_timeout_s,
+            Refusal.QUORUM: now_s + settings.election_timeout_s,
+        }
+        await asyncio.sleep(membership.ALIVE_HEARTBEATS * settings.heartbeat_timeout_s + settings.tick_s)
         while True:
             core = self._core()
             if core.state.role is not Role.LEADER:
@@ -245,10 +253,9 @@ class Membership:
             try:
                 return act(core)
             except ChangeRefused as refused:
-                passing = refused.reason in {Refusal.PENDING, Refusal.NOT_READY}
-                if not passing or driver.clock.monotonic_s() >= deadline_s:
+                if driver.clock.monotonic_s() >= ends_s.get(refused.reason, now_s):
                     raise ApplianceError("conflict", _advice(refused)) from refused
-            await asyncio.sleep(driver.settings.tick_s)
+            await asyncio.sleep(settings.tick_s)
 
     def _core(self) -> RaftCore:
         core = self._driver.core

@@ -95,10 +95,15 @@ def leader_lives(state: RaftState) -> bool:
     return state.leader_id != NOBODY and state.elapsed_ticks < state.settings.election_ticks
 
 
+def has_say(state: RaftState) -> bool:
+    """Whether this node answers candidates: not while it belongs to no cluster, or was cleared."""
+    return bool(state.configuration.members)
+
+
 def on_vote_request(state: RaftState, request: VoteRequest) -> None:
     """Grant or refuse a vote or pre-vote. The term was compared before; a lower one is refused here."""
-    if not state.configuration.members:
-        return  # a node that belongs to no cluster yet has no say
+    if not has_say(state):
+        return
     if request.pre_vote:
         may = request.term > state.term
     else:

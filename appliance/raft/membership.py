@@ -8,12 +8,16 @@ A configuration acts as soon as it stands in a log, and the next one may follow 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec.structs import replace
 
 from appliance.raft.messages import NOBODY, Configuration, EntryKind, Member, MemberRole, Role, TimeoutNow, make_entry
 from appliance.raft.progress import Progress, ProgressState
 from appliance.raft.state import RaftState, encode_configuration
+
+
+ALIVE_HEARTBEATS: Final = 2  # who was silent for longer is not counted on when the quorum changes
 
 
 class Refusal(StrEnum):
@@ -72,20 +76,18 @@ def changed_members(old: Configuration, new: Configuration) -> list[int]:
 
 
 def alive_voters(state: RaftState, configuration: Configuration) -> list[int]:
-    """Of the voters of a configuration, those that this leader has heard from within an election time-out."""
+    """Of the voters of a configuration, those that this leader has heard from within the last heartbeats. An election
+    time-out would be too long: a change would rest on a node that has just died, and could not be committed.
+    """
     alive = []
+    silent_ticks_max = ALIVE_HEARTBEATS * state.settings.heartbeat_ticks
     for member in configuration.members:
         progress = state.progress.get(member.node_id)
         is_another = state.returned.get(member.node_id, member).incarnation != member.incarnation
-        heard = progress is not None and not is_another and is_alive(state, progress)
-        if member.role is MemberRole.VOTER and (heard or member.node_id == state.node_id):
+        heard = progress is not None and progress.heard and progress.silent_ticks <= silent_ticks_max
+        if member.role is MemberRole.VOTER and ((heard and not is_another) or member.node_id == state.node_id):
             alive.append(member.node_id)
     return alive
-
-
-def is_alive(state: RaftState, progress: Progress) -> bool:
-    """Whether the leader heard from a follower within an election time-out."""
-    return progress.heard and progress.silent_ticks <= state.settings.election_ticks
 
 
 def with_member(configuration: Configuration, member: Member) -> Configuration:

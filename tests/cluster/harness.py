@@ -165,6 +165,19 @@ class Cluster:
         leader = self.leader()
         return [n for n in self.processes if n != leader]
 
+    def wait_answers(self, *nodes: int) -> None:
+        """Until these nodes answer, healthy or not: one that is no member yet is not."""
+
+        def answers(node: int) -> bool:
+            assert self.is_running(node), f"node {node} has ended:\n{self.output(node)}"
+            try:
+                return bool(self.get(node, "/health", timeout=2.0).status_code)
+            except httpx.TransportError:
+                return False
+
+        for node in nodes:
+            await_value(lambda node=node: answers(node), f"node {node} to answer")
+
     def figures(self, node: int) -> dict[str, Any]:
         response = self.get(node, "/metrics")
         assert response.status_code == 200

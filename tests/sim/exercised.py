@@ -15,7 +15,6 @@ from appliance.raft.state import RaftState
 LEARNER: Final = "learner"  # a follower that has no vote, as member or outside
 OUTSIDE: Final = "outside"
 KINDS: Final = tuple(kind.__name__ for kind in Message.__subclasses__())
-STANDINGS: Final = (*(role.value for role in Role), LEARNER, OUTSIDE)
 
 ROLE_CHANGES: Final = frozenset(
     f"became: {before} > {after}"
@@ -23,13 +22,14 @@ ROLE_CHANGES: Final = frozenset(
         ("follower", "pre_candidate"),
         ("follower", "candidate"),  # told to take over
         ("pre_candidate", "candidate"),
-        ("pre_candidate", "leader"),  # alone
         ("pre_candidate", "follower"),
         ("candidate", "leader"),
         ("candidate", "follower"),
         ("candidate", "pre_candidate"),
         ("leader", "follower"),
         ("leader", "outside"),
+        ("outside", "pre_candidate"),  # its removal is not committed
+        ("pre_candidate", "outside"),
         ("learner", "follower"),
         ("follower", "learner"),
         ("follower", "outside"),

@@ -26,7 +26,7 @@ from appliance.raft.messages import (
     VoteResponse,
     make_entry,
 )
-from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings
+from appliance.raft.state import READ_CONTEXT_BITS, RaftSettings, decode_configuration
 
 CONTEXT_MASK = (1 << READ_CONTEXT_BITS) - 1  # above it stands what tells the lives of a node apart
 
@@ -54,6 +54,9 @@ class Stored:
         del self.entries[: meta.index - self.snapshot.index]
         self.snapshot = meta
 
+    def configurations(self) -> list[tuple[int, Configuration]]:
+        return [(e.index, decode_configuration(e.data)) for e in self.entries if e.kind == EntryKind.CONFIGURATION]
+
     @property
     def last_index(self) -> int:
         return self.snapshot.index + len(self.entries)
@@ -73,7 +76,9 @@ class LabNode:
         self.settings = settings
         self.configuration = configuration  # what this node believes
         self.node_id = node_id
+        self.incarnation = node_id
         self.stored = Stored(configuration)
+        self.copy: Stored | None = None
         self.core: RaftCore | None = None
         self.disk_held = False
         self.unwritten: deque[Ready] = deque()
@@ -82,17 +87,23 @@ class LabNode:
         stored = self.stored
         self.core = RaftCore(
             node_id=self.node_id,
-            incarnation=self.node_id,
+            incarnation=self.incarnation,
             settings=self.settings,
             reader=stored,
             hard_state=stored.hard_state,
             snapshot=stored.snapshot,
             last_index=stored.last_index,
             term_starts=stored.term_starts(),
-            configurations=[],
+            configurations=stored.configurations(),
             applied_index=stored.snapshot.index,
             random=Random(self.node_id),
         )
+
+    def replace(self, stored: Stored) -> None:
+        """Another data directory: another incarnation."""
+        self.stored = stored
+        self.incarnation += 10
+        self.start()
 
     @property
     def running(self) -> RaftCore:
@@ -212,8 +223,20 @@ class Lab:
 
 
 def _entry(entry: Entry) -> str:
-    what = "no-op" if entry.kind == EntryKind.NOOP else entry.data.decode()
+    if entry.kind == EntryKind.CONFIGURATION:
+        what = f"members {members(decode_configuration(entry.data))}"
+    else:
+        what = "no-op" if entry.kind == EntryKind.NOOP else entry.data.decode()
     return f"{entry.index}/{entry.term} {what}"
+
+
+def members(configuration: Configuration) -> str:
+    """Their ids, with ? behind a learner's, and the incarnation where it is not the first: `{1 2 3.13?}`."""
+    texts = []
+    for member in configuration.members:
+        incarnation = "" if member.incarnation == member.node_id else f".{member.incarnation}"
+        texts.append(f"{member.node_id}{incarnation}{'?' if member.role is MemberRole.LEARNER else ''}")
+    return "{" + " ".join(texts) + "}"
 
 
 def describe(message: AnyMessage) -> str:

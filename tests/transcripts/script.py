@@ -13,20 +13,25 @@ happened, up to an empty line. `python -m tests.transcripts --rewrite` writes wh
     isolate N | heal          messages from and to N are lost | no more
     hold-disk N | release-disk N     writes of N are not durable | are durable now
     crash N | restart N       what was not durable is lost
+    start N | add L N | remove L N     a node with an empty log | leader L makes it a learner | removes it
+    wipe N | copy N | put-back N     another directory: empty | what is on disk is kept | and put back
+    meet L N                  node N says to node L who it is
     compact N INDEX | snapshot A->B INDEX | restore-failed A->B     log compaction; a snapshot of A arrives at B
     may-campaign N yes|no | status [N]
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 from appliance.raft.core import NotLeader
-from appliance.raft.messages import AnyMessage, HardState, SnapshotMeta
+from appliance.raft.membership import ChangeRefused, with_member, without_member
+from appliance.raft.messages import AnyMessage, Configuration, HardState, Member, MemberRole, SnapshotMeta
 from appliance.raft.state import RaftSettings
 
-from .lab import Lab, LabNode, describe, membership
+from .lab import Lab, LabNode, Stored, describe, membership
 
 FOLDER = Path(__file__).parent
 STABILIZE_MESSAGES_MAX = 500
@@ -75,7 +80,7 @@ class Script:
         before = self._lab.role(node)
         try:
             action()
-        except NotLeader as refusal:
+        except (NotLeader, ChangeRefused) as refusal:
             self._lab.lines.append(f"  refused: {refusal}")
         self._lab.act(node, before)
 
@@ -160,6 +165,48 @@ class Script:
         node = self._node(words[0])
         node.start()
         self._lab.settle(node)
+        self.do_status(words)
+
+    def do_start(self, words: list[str]) -> None:
+        node_id = int(words[0])
+        self._lab.nodes[node_id] = LabNode(node_id, Configuration(), self._lab.nodes[1].settings)
+        self.do_restart(words)
+
+    def do_add(self, words: list[str]) -> None:
+        node = self._node(words[1])
+        learner = Member(node.node_id, node.incarnation, MemberRole.LEARNER, "", "")
+        self._change(words[0], lambda configuration: with_member(configuration, learner))
+
+    def do_remove(self, words: list[str]) -> None:
+        self._change(words[0], lambda configuration: without_member(configuration, int(words[1])))
+
+    def _change(self, leader: str, change: Callable[[Configuration], Configuration]) -> None:
+        node = self._node(leader)
+        wanted = change(node.running.state.configuration)
+        self._act(node, lambda: node.running.propose_configuration(wanted))
+
+    def do_meet(self, words: list[str]) -> None:
+        leader, node = (self._node(w) for w in words)
+        self._act(leader, lambda: leader.running.meet(node.node_id, node.incarnation, "", ""))
+
+    def do_wipe(self, words: list[str]) -> None:
+        self._put(words, Stored(Configuration()))
+
+    def do_copy(self, words: list[str]) -> None:
+        node = self._node(words[0])
+        node.copy = copy.deepcopy(node.stored)
+
+    def do_put_back(self, words: list[str]) -> None:
+        stored = self._node(words[0]).copy
+        if stored is None:
+            raise ScriptError(f"no copy of node {words[0]} was made")
+        self._put(words, stored)
+
+    def _put(self, words: list[str], stored: Stored) -> None:
+        node = self._node(words[0])
+        self._lab.crash(node)
+        node.replace(stored)
+        self._lab.lines.append(f"  node {node.node_id} is incarnation {node.incarnation}")
         self.do_status(words)
 
     def do_compact(self, words: list[str]) -> None:
