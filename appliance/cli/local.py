@@ -63,19 +63,19 @@ def up(session: Session, *, base_port: int | None, nodes: int | None, timeout_s:
     state = read_state(directory)
     supervised = state is not None and is_alive(state.supervisor)
     base_port = base_port or (old.base_port if old else DEFAULT_BASE_PORT)
-    nodes = nodes or (len(old.children) if old else DEFAULT_NODES)
-    if supervised and old and (base_port, nodes) != (old.base_port, len(old.children)):
+    founders = nodes or (founders_of(old) if old else DEFAULT_NODES)
+    if supervised and old and (base_port, founders) != (old.base_port, founders_of(old)):
         raise CliError(
             Exit.CONFLICT,
-            f"a cluster of {len(old.children)} nodes from port {old.base_port} on is running here",
+            f"a cluster of {founders_of(old)} nodes from port {old.base_port} on is running here",
             hint="`appliance down` first, then `up` with the new ports",
             code="conflict",
         )
     if not supervised:
-        _refuse_shrinking(old, nodes)
-        _check_ports(directory, base_port, nodes, left=living_children(state), old=old)
-        cluster = initialise_local(directory, base_port=base_port, nodes=nodes)
-        write_plan(directory, make_plan(cluster, base_port))
+        _refuse_shrinking(old, founders)
+        numbers = numbers_of(old) if old else tuple(range(1, founders + 1))
+        _check_ports(directory, base_port, numbers, left=living_children(state), old=old)
+        lay_out(directory, base_port, founders, numbers)
         _start_supervisor(directory)
     plan = read_plan(directory)
     assert plan is not None, "the plan was written now, or by the one who started the supervisor"
@@ -90,7 +90,15 @@ def up(session: Session, *, base_port: int | None, nodes: int | None, timeout_s:
     )
 
 
-def make_plan(cluster: LocalCluster, base_port: int) -> Plan:
+def lay_out(directory: Path, base_port: int, founders: int, numbers: Sequence[int]) -> Plan:
+    """Bring the files of all nodes up to date, and the plan that runs one `scribe-node` for each."""
+    cluster = initialise_local(directory, base_port=base_port, founders=founders, numbers=numbers)
+    plan = make_plan(cluster, base_port, founders)
+    write_plan(directory, plan)
+    return plan
+
+
+def make_plan(cluster: LocalCluster, base_port: int, founders: int) -> Plan:
     """The plan that runs one `scribe-node` for each configuration."""
     children = []
     for config, url in zip(cluster.configs, cluster.urls, strict=True):
@@ -104,7 +112,17 @@ def make_plan(cluster: LocalCluster, base_port: int) -> Plan:
                 url=url,
             )
         )
-    return Plan(children=tuple(children), base_port=base_port)
+    return Plan(children=tuple(children), base_port=base_port, founders=founders)
+
+
+def founders_of(plan: Plan) -> int:
+    """How many nodes, counted from 1, have founded the cluster of a plan."""
+    return plan.founders or len(plan.children)
+
+
+def numbers_of(plan: Plan) -> tuple[int, ...]:
+    """The numbers of the nodes of a plan."""
+    return tuple(int(child.name.removeprefix("node")) for child in plan.children)
 
 
 def down(session: Session, *, purge: bool) -> Stopped:
@@ -131,8 +149,8 @@ def down(session: Session, *, purge: bool) -> Stopped:
 
 def purge_files(directory: Path, plan: Plan) -> None:
     """Delete what `up --local` made, and the directory when nothing else is in it."""
-    for child in plan.children:
-        home = directory / child.name
+    removed = directory.glob("node[1-9]/config.toml")  # nodes that the plan has no more may have left theirs
+    for home in {*(directory / child.name for child in plan.children), *(path.parent for path in removed)}:
         if home.is_dir() and not home.is_symlink():
             shutil.rmtree(home)
     names = (PLAN_FILE, STATE_FILE, LOCK_FILE, LOG_FILE, CREDENTIALS_FILE, "api-keys.json", "cluster.secret")
@@ -192,22 +210,30 @@ def _process(plan: ChildPlan, state: ChildState | None, alive: bool, supervised:
     )
 
 
-def _refuse_shrinking(old: Plan | None, nodes: int) -> None:
-    if old and len(old.children) != nodes:
+def _refuse_shrinking(old: Plan | None, founders: int) -> None:
+    if old and founders_of(old) != founders:
         raise CliError(
             Exit.CONFLICT,
-            f"this directory holds a cluster of {len(old.children)} nodes, not {nodes}",
-            hint="use another --dir for another cluster, or delete this one: `appliance down --purge`",
+            f"this directory holds a cluster that {founders_of(old)} nodes have founded, not {founders}",
+            hint="`appliance cluster add` and `remove` change it; use another --dir for another cluster",
             code="conflict",
         )
 
 
-def _check_ports(directory: Path, base_port: int, nodes: int, *, left: Sequence[ChildState], old: Plan | None) -> None:
+def _check_ports(
+    directory: Path, base_port: int, numbers: Sequence[int], *, left: Sequence[ChildState], old: Plan | None
+) -> None:
     """Check the machine; ports of nodes that outlived their supervisor are ours already."""
     ours = {child.name for child in left} if old and old.base_port == base_port else set()
-    free = [number for number in range(nodes) if f"node{number + 1}" not in ours]
-    ports = [port for number in free for port in (base_port + number, base_port + number + PEER_PORT_OFFSET)]
+    free = [number for number in numbers if f"node{number}" not in ours]
+    ports = [port for number in free for port in ports_of(base_port, number)]
     check_machine(directory, ports, other_ports="--base-port")
+
+
+def ports_of(base_port: int, number: int) -> tuple[int, int]:
+    """Client port and peer port of a node."""
+    port = base_port + number - 1
+    return port, port + PEER_PORT_OFFSET
 
 
 def _start_supervisor(directory: Path) -> None:
@@ -249,7 +275,7 @@ def _await_healthy(session: Session, directory: Path, plan: Plan, *, until_s: fl
         if words != shown:
             shown = words
             say(f"waiting: {words}")
-        _refuse_failing(session, directory, stop_on_failure=stop_on_failure)
+        refuse_failing(session, directory, stop_on_failure=stop_on_failure)
         if time.monotonic() >= until_s:
             reasons = "; ".join(f"{n.url}: {', '.join(n.reasons)}" for n in health if not n.healthy)
             raise CliError(
@@ -262,8 +288,8 @@ def _await_healthy(session: Session, directory: Path, plan: Plan, *, until_s: fl
         time.sleep(POLL_S)
 
 
-def _refuse_failing(session: Session, directory: Path, *, stop_on_failure: bool) -> None:
-    """Raise when a node ends again and again, with the last lines it wrote."""
+def refuse_failing(session: Session, directory: Path, *, name: str = "", stop_on_failure: bool = False) -> None:
+    """Raise when a node, any without `name`, ends again and again, with the last lines it wrote."""
     state = read_state(directory)
     if state is None or not is_alive(state.supervisor):
         raise CliError(
@@ -272,7 +298,8 @@ def _refuse_failing(session: Session, directory: Path, *, stop_on_failure: bool)
             hint="`appliance up` starts it again",
             code="supervisor",
         )
-    failing = [child for child in state.children if child.failures >= START_FAILURES_MAX]
+    watched = [child for child in state.children if name in ("", child.name)]
+    failing = [child for child in watched if child.failures >= START_FAILURES_MAX]
     if not failing:
         return
     child = failing[0]

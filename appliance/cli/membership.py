@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
+from appliance.cli import bundle
 from appliance.cli.cluster import COLUMNS, member_row, read_members
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.output import emit, emit_json, emit_table, say
@@ -41,26 +42,58 @@ def add(
     ctx: typer.Context,
     *,
     node_id: NodeIdArgument,
-    address: Annotated[str, typer.Argument(help="Its client address, host:port, as the other nodes reach it.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="Its client address, host:port, as the other nodes reach it; without it, the cluster that `appliance "
+            "up` started gets the node."
+        ),
+    ] = "",
     raft_address: RaftAddressOption = "",
     no_wait: NoWaitOption = False,
 ) -> None:
-    """Make a running node a member: a learner first, a voter once it has caught up.
+    """Make a node a member: a learner first, a voter once it has caught up.
+
+    With an address, the node runs already. With its number alone (up to 9), a cluster that `appliance up` started gets
+    it: its configuration and secrets are written and it is started, as one more local process or one more service of
+    the container stack, which `up`, `down`, `ps`, `logs` and Prometheus know from then on.
 
     Waits for that, 10 minutes at most; then the node stands as a learner, exit code 0, and the leader promotes it all
-    the same once it has caught up. Ctrl-C ends the wait and not the change. A node that is a member already stays so.
+    the same once it has caught up. Ctrl-C ends the wait and not the change. A node that is a member already stays so,
+    and whatever an interrupted command left undone the next one does.
     """
     session: Session = ctx.obj
-    _emit_change(session, _add(session, node_id, address, raft_address, wait=not no_wait))
+    url = None
+    if not address:
+        if raft_address:
+            raise CliError(Exit.USAGE, "--raft-address goes with an address", hint="give both", code="usage")
+        address, url = bundle.start_node(session, node_id)
+    change = _add(session, node_id, address, raft_address, wait=not no_wait)
+    _emit_change(session, msgspec.structs.replace(change, url=url))
 
 
-def remove(ctx: typer.Context, *, node_id: NodeIdArgument) -> None:
+def remove(
+    ctx: typer.Context,
+    *,
+    node_id: NodeIdArgument,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete its data too, where `cluster add` started it; needs --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
     """Remove a member; a leader hands over first. Stop the node afterwards.
 
-    Refused (exit code 4) when too few live voters would be left. A node that is no member stays so.
+    A node that `cluster add` started by its number is stopped, too, and forgotten by `up` and its like; its data stay
+    without --purge. Refused (exit code 4) when too few live voters would be left. A node that is no member stays so.
     """
     session: Session = ctx.obj
-    _emit_change(session, _remove(session, node_id))
+    if purge and not yes:
+        bundle.confirm_purge(node_id)
+    change = _remove(session, node_id)
+    stopped = bundle.stop_node(session, node_id, purge=purge)
+    _emit_change(session, msgspec.structs.replace(change, stopped=stopped))
+    if stopped and not purge and not session.as_json:
+        say(f"its data stay; `appliance cluster remove {node_id} --purge` deletes them")
 
 
 def replace(
@@ -231,6 +264,8 @@ def _emit_change(session: Session, change: MemberChange | Replaced) -> None:
     emit_table(COLUMNS, map(member_row, change.members))
     if change.role == "learner":
         say("the leader promotes it once it has caught up; `appliance cluster nodes` shows how far it is")
+    elif isinstance(change, MemberChange) and change.stopped:
+        say(f"node {change.node_id} takes no part any more, and is stopped")
     elif change.role == "removed" and change.changed:
         say(f"node {change.node_id} takes no part any more; its process can be stopped")
 

@@ -73,6 +73,11 @@ scrape_configs:
     static_configs:
       - targets:
 {targets}
+    # Nodes that `appliance cluster add` put beside these.
+    file_sd_configs:
+      - files:
+          - targets/*.json
+        refresh_interval: {_duration(SCRAPE_INTERVAL_S * time_scale)}
 
   - job_name: prometheus
     static_configs:

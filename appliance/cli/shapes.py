@@ -141,7 +141,8 @@ class MemberChange(Shape, frozen=True):
     """`cluster add`, `cluster remove`: how the node stands now.
 
     `role` is voter, learner (not caught up yet; the leader promotes it once it is) or removed; `changed` is false when
-    it stood so before; `index` is the Raft index of the configuration that this command made or found.
+    it stood so before; `index` is the Raft index of the configuration that this command made or found. `url` is where a
+    node answers that `cluster add` runs here, else null; `stopped` tells that `cluster remove` stopped it.
     """
 
     status: str
@@ -150,6 +151,8 @@ class MemberChange(Shape, frozen=True):
     changed: bool
     index: int
     members: list[Member]
+    url: str | None = None
+    stopped: bool = False
 
 
 class Replaced(Shape, frozen=True):

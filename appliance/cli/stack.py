@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.cli.exits import CliError, Exit
+from appliance.cli.init import STACK_NODES
 from appliance.cli.init_files import PRIVATE_FILE, make_private_dir, read_env_file, write_file
 from appliance.cli.logs import Source, read_line, show
 from appliance.cli.output import say
@@ -19,19 +19,25 @@ from appliance.cli.preflight import check_machine
 from appliance.cli.probing import health_of, probe_all
 from appliance.cli.session import CREDENTIALS_FILE, Session, parse_urls
 from appliance.cli.shapes import NodeHealth, Process, Processes, Started, Stopped
+from appliance.cli.stack_files import (
+    COMPOSE_FILE,
+    NODES_FILE,
+    NODES_MAX,
+    ROOT,
+    environment,
+    further_nodes,
+    port_name,
+    port_of,
+    published_port,
+    render_nodes,
+    settings,
+)
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-COMPOSE_FILE: Final = ROOT / "compose" / "compose.yaml"
 STORED_CREDENTIALS: Final = f"/secrets/operator/{CREDENTIALS_FILE}"
 ENGINE_TIMEOUT_S: Final = 15.0
 LAST_LINES: Final = 20
-_PORTS: Final = {
-    "NODE1_PORT": 8001,
-    "NODE2_PORT": 8002,
-    "NODE3_PORT": 8003,
-    "PROMETHEUS_PORT": 9090,
-    "ALERTMANAGER_PORT": 9093,
-}  # published by compose/compose.yaml with these names and defaults
+PURGE_FILE: Final = "stack.purge.yaml"
+_PORTS: Final = {"PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}  # published by compose/compose.yaml, beside nodes
 _ENDED_WELL: Final = frozenset({"", "0"})
 
 
@@ -59,17 +65,19 @@ def up(session: Session, *, timeout_s: float) -> Started:
     behind it, one after the other, and nobody waits for them: an image that cannot be pulled costs its part alone.
     """
     began_s = time.monotonic()
-    already = any(row["Service"].startswith("node") and row["State"] == "running" for row in _rows())
+    directory = session.directory
+    already = any(row["Service"].startswith("node") and row["State"] == "running" for row in _rows(directory))
     if not already:
-        check_machine(session.directory, _ports(), other_ports="NODE1_PORT, PROMETHEUS_PORT and their like (.env)")
+        others = f"{port_name(1)}, PROMETHEUS_PORT and their like (.env)"
+        check_machine(directory, _ports(directory), other_ports=others)
     say("starting the container stack (the first time builds the image)")
-    command = _compose("up", "--detach", "--build", "--wait", "--wait-timeout", str(int(timeout_s)))
-    if _run_with_profiles(command, ""):
-        raise _failed_start()
+    words = ("up", "--detach", "--build", "--wait", "--wait-timeout", str(int(timeout_s)))
+    if compose(directory, *words, profiles="", stdout=sys.stderr).returncode:
+        raise _failed_start(directory)
     for profile in _profiles():
-        if _run_with_profiles(_compose("up", "--detach"), profile):
+        if compose(directory, "up", "--detach", profiles=profile, stdout=sys.stderr).returncode:
             say(f"the ledger is up, but its part `{profile}` is not; the words of docker are above")
-    credentials = fetch_credentials(session.directory)
+    credentials = fetch_credentials(directory)
     urls = parse_urls(read_env_file(credentials).get("APPLIANCE_URL", ""))
     return Started(
         mode="stack",
@@ -80,27 +88,38 @@ def up(session: Session, *, timeout_s: float) -> Started:
     )
 
 
+def compose(
+    directory: Path, *arguments: str, nodes_file: str = NODES_FILE, profiles: str | None = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """Run Compose over the stack, the nodes that were added among it.
+
+    Args:
+        directory: the state directory.
+        arguments: of `docker compose`.
+        nodes_file: name of the file in it that adds nodes.
+        profiles: the parts beside the ledger that are on; by default those of the environment and `.env`.
+        options: of `subprocess.run`.
+    """
+    others = {} if profiles is None else {"COMPOSE_PROFILES": profiles}
+    return subprocess.run(
+        ["docker", "compose", *arguments],
+        check=False,
+        cwd=ROOT,
+        env=environment(directory / nodes_file, **others),
+        **options,
+    )
+
+
 def _profiles() -> list[str]:
     """The parts beside the ledger that the environment or `.env` asks for."""
-    chosen = {**read_env_file(ROOT / ".env"), **os.environ}
-    return [name for name in chosen.get("COMPOSE_PROFILES", "").split(",") if name]
-
-
-def _run_with_profiles(command: list[str], profiles: str) -> int:
-    """Run Compose with these profiles on; answers its exit code."""
-    environment = {**os.environ, "COMPOSE_PROFILES": profiles}
-    return subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT, env=environment).returncode
+    return [name for name in settings().get("COMPOSE_PROFILES", "").split(",") if name]
 
 
 def fetch_credentials(directory: Path) -> Path:
     """Copy the credentials that the service `init` made into the state directory, mode 0600; answers the file."""
     path = make_private_dir(directory.resolve()) / CREDENTIALS_FILE
-    done = subprocess.run(
-        _compose("run", "--rm", "--no-deps", "--no-TTY", "init", "cat", STORED_CREDENTIALS),
-        capture_output=True,
-        check=False,
-        cwd=ROOT,
-    )
+    command = ("run", "--rm", "--no-deps", "--no-TTY", "init", "cat", STORED_CREDENTIALS)
+    done = compose(directory, *command, capture_output=True)
     if done.returncode:
         raise CliError(
             Exit.FAILURE,
@@ -114,25 +133,33 @@ def fetch_credentials(directory: Path) -> Path:
 
 def down(session: Session, *, purge: bool) -> Stopped:
     """Stop and remove the stack's containers; with `purge` its volumes and the fetched credentials too."""
-    _need_engine()
-    names = sorted({row["Service"] for row in _rows() if row["State"] == "running"})
-    command = _compose("--profile", "*", "down", *(["--volumes"] if purge else []))
-    if subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT).returncode:
+    need_engine()
+    directory = session.directory
+    names = sorted({row["Service"] for row in _rows(directory) if row["State"] == "running"})
+    nodes_file = NODES_FILE
+    if purge and directory.is_dir():  # the volumes of nodes that were removed are there still
+        nodes_file = PURGE_FILE
+        every = render_nodes(COMPOSE_FILE.read_text(encoding="utf-8"), range(STACK_NODES + 1, NODES_MAX + 1))
+        write_file(directory / nodes_file, every.encode())
+    command = ("--profile", "*", "down", *(["--volumes"] if purge else []))
+    if compose(directory, *command, nodes_file=nodes_file, stdout=sys.stderr).returncode:
         raise CliError(
             Exit.FAILURE, "docker compose could not stop the stack; its words are above", hint="try again", code="stack"
         )
     if purge:
-        (session.directory / CREDENTIALS_FILE).unlink(missing_ok=True)
+        for name in (CREDENTIALS_FILE, NODES_FILE, PURGE_FILE):
+            (directory / name).unlink(missing_ok=True)
     return Stopped(mode="stack", stopped=names, killed=[], purged=purge)
 
 
 def ps(session: Session) -> Processes:
     """What the engine says of every service, and what the nodes say of themselves."""
-    _need_engine()
-    rows = _rows()
-    stored = read_env_file(session.directory / CREDENTIALS_FILE)
-    urls = parse_urls(stored.get("APPLIANCE_URL", "")) if rows else ()
-    told = {f"node{number}": seen for number, seen in enumerate(probe_all(urls, session, health_of), 1)} if urls else {}
+    need_engine()
+    rows = _rows(session.directory)
+    numbers = _numbers(session.directory) if rows else ()
+    urls = [f"http://127.0.0.1:{published_port(number)}" for number in numbers]
+    seen = probe_all(urls, session, health_of) if urls else []
+    told = {f"node{number}": health for number, health in zip(numbers, seen, strict=True)}
     facts = _inspect([row["ID"] for row in rows])
     return Processes(
         mode="stack" if rows else "none",
@@ -147,16 +174,18 @@ def ps(session: Session) -> Processes:
 
 def logs(session: Session, *, node: str | None, follow_on: bool, count: int) -> None:
     """Show the containers' logs; all nodes' without `node`."""
-    _need_engine()
-    services = [node] if node else sorted({r["Service"] for r in _rows() if r["Service"].startswith("node")})
+    need_engine()
+    directory = session.directory
+    services = [node] if node else sorted({r["Service"] for r in _rows(directory) if r["Service"].startswith("node")})
     if not services:
         raise CliError(Exit.NOT_FOUND, "no stack is running", hint="start it: `appliance up`", code="not_found")
     options = ["--tail", str(count), *(["--follow"] if follow_on else [])]
-    command = _compose("logs", *options, *services)
     if not session.as_json:
-        subprocess.run(command, check=False, cwd=ROOT)
+        compose(directory, "logs", *options, *services)
         return
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=ROOT) as process:
+    command = ["docker", "compose", "logs", *options, *services]
+    seen = environment(directory / NODES_FILE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=ROOT, env=seen) as process:
         assert process.stdout is not None
         for line in process.stdout:
             prefix, _, text = line.rstrip("\n").partition("| ")
@@ -180,18 +209,16 @@ def _process(row: dict[str, Any], facts: dict[str, Any], health: NodeHealth | No
     )
 
 
-def _failed_start() -> CliError:
+def _failed_start(directory: Path) -> CliError:
     """Show the last lines of every service that failed, and name them."""
     failed = []
-    for row in _rows():
+    for row in _rows(directory):
         ended_badly = row["State"] == "exited" and str(row.get("ExitCode", "")) not in _ENDED_WELL
         if ended_badly or row.get("Health") == "unhealthy" or row["State"] in ("restarting", "dead"):
             failed.append(row["Service"])
     for service in failed:
         say(f"the last lines of {service}:")
-        subprocess.run(
-            _compose("logs", "--no-color", "--tail", str(LAST_LINES), service), check=False, stdout=sys.stderr
-        )
+        compose(directory, "logs", "--no-color", "--tail", str(LAST_LINES), service, stdout=sys.stderr)
     names = ", ".join(failed)
     hint = "correct what its last lines say, then `appliance up` again"
     if not failed:
@@ -204,7 +231,8 @@ def _failed_start() -> CliError:
     )
 
 
-def _need_engine() -> None:
+def need_engine() -> None:
+    """See that a container engine answers. Raises `CliError`."""
     problem = engine_problem()
     if problem:
         raise CliError(
@@ -215,34 +243,39 @@ def _need_engine() -> None:
         )
 
 
-def _compose(*arguments: str) -> list[str]:
-    """A command line of Compose; to be run in ROOT, whose `.env` names the file and the profiles."""
-    return ["docker", "compose", *arguments]
+def project(directory: Path) -> str:
+    """The name that Compose gives the stack, and what belongs to it. Raises `CliError`."""
+    return str(json.loads(_told(directory, "config", "--format", "json"))["name"])
 
 
-def _ports() -> list[int]:
+def _numbers(directory: Path) -> tuple[int, ...]:
+    """The numbers of the stack's nodes, in order."""
+    return (*range(1, STACK_NODES + 1), *further_nodes(directory))
+
+
+def _ports(directory: Path) -> list[int]:
     """The ports that the stack publishes on loopback, as the environment and `.env` set them."""
-    chosen = {**read_env_file(ROOT / ".env"), **os.environ}
     with_dashboards = {"dashboards", "*"} & set(_profiles())
-    defaults = {**_PORTS, **({"GRAFANA_PORT": 3000} if with_dashboards else {})}
-    texts = {name: chosen.get(name) or str(default) for name, default in defaults.items()}
-    for name, text in texts.items():
-        if not text.isdecimal():
-            raise CliError(Exit.USAGE, f"{name}={text} is no port", hint="give a number", code="usage")
-    return [int(text) for text in texts.values()]
+    others = {**_PORTS, **({"GRAFANA_PORT": 3000} if with_dashboards else {})}
+    nodes = [published_port(number) for number in _numbers(directory)]
+    return [*nodes, *(port_of(name, default) for name, default in others.items())]
 
 
-def _rows() -> list[dict[str, Any]]:
+def _rows(directory: Path) -> list[dict[str, Any]]:
     """The project's containers as `docker compose ps` tells them: one JSON object a line, or one array."""
-    command = _compose("--profile", "*", "ps", "--all", "--format", "json")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise CliError(Exit.FAILURE, f"docker compose: {done.stderr.strip()}", hint="check the engine", code="stack")
     rows: list[dict[str, Any]] = []
-    for line in done.stdout.splitlines():
+    for line in _told(directory, "--profile", "*", "ps", "--all", "--format", "json").splitlines():
         found = json.loads(line)
         rows += found if isinstance(found, list) else [found]
     return rows
+
+
+def _told(directory: Path, *arguments: str) -> str:
+    """What Compose answers. Raises `CliError` with what it says when it cannot."""
+    done = compose(directory, *arguments, capture_output=True, text=True)
+    if done.returncode:
+        raise CliError(Exit.FAILURE, f"docker compose: {done.stderr.strip()}", hint="check the engine", code="stack")
+    return str(done.stdout)
 
 
 def _inspect(ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,7 @@ from appliance.cli.supervisor_files import (
     Plan,
     SupervisorState,
     living_children,
+    plan_mark,
     read_plan,
     read_state,
     write_state,
@@ -40,7 +41,9 @@ EXIT_NO_PLAN: Final = 78  # EX_CONFIG
 
 @dataclass(slots=True)
 class Child:
-    """A program that is kept running. `popen` is None for one that was adopted; times are monotonic seconds."""
+    """A program that is kept running. `popen` is None for one that was adopted; times are monotonic seconds.
+    `kill_s` is set once the plan has it no more: then it is to end, and is killed at that time.
+    """
 
     plan: ChildPlan
     popen: subprocess.Popen[bytes] | None = None
@@ -53,6 +56,7 @@ class Child:
     starts: int = 0
     started_s: float = 0.0
     next_start_s: float = 0.0
+    kill_s: float | None = None
 
     def enter(self, state: str) -> None:
         """Come into a state now."""
@@ -89,6 +93,7 @@ class Supervisor:
         self._stop = False
         self._hangup = False
         self._started = now_text()
+        self._mark = (0, 0)  # of the plan as it was read: it may have changed since
         self._written: SupervisorState | None = None
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -103,7 +108,8 @@ class Supervisor:
         self._adopt()
         while not self._stop:
             now_s = time.monotonic()
-            for child in self._children:
+            self._follow_plan(now_s)
+            for child in tuple(self._children):
                 self._tend(child, now_s)
             if self._hangup:
                 self._hangup = False
@@ -114,12 +120,11 @@ class Supervisor:
         self._publish()
 
     def _adopt(self) -> None:
-        left = {child.name: child for child in living_children(read_state(self._directory))}
-        for child in self._children:
-            old = left.get(child.plan.name)
-            if old is None or old.process is None:
-                continue
-            if old.process.marker != child.plan.marker:
+        planned = {child.plan.name: child for child in self._children}
+        for old in living_children(read_state(self._directory)):
+            child = planned.get(old.name)
+            assert old.process is not None, "it lives"
+            if child is None or old.process.marker != child.plan.marker:
                 log(f"{old.name}: stopping pid {old.process.pid}, which the plan does not have any more")
                 end(old.process, self._plan.grace_s)
                 continue
@@ -128,7 +133,39 @@ class Supervisor:
             child.state, child.since = old.state, old.since
             child.starts, child.started_s = 1, time.monotonic()
 
+    def _follow_plan(self, now_s: float) -> None:
+        """Take in a plan that was written since: new children are started, those it has no more are stopped."""
+        mark = plan_mark(self._directory)
+        if mark == self._mark:
+            return
+        self._mark = mark
+        plan = read_plan(self._directory)
+        if plan is None:
+            return
+        self._plan = plan
+        wanted = {child.name: child for child in plan.children}
+        for child in self._children:
+            if child.plan.name not in wanted and child.kill_s is None:
+                log(f"{child.plan.name}: stopping it, which the plan does not have any more")
+                child.kill_s = now_s + plan.grace_s
+                child.enter("stopping")
+                _signal(child, signal.SIGTERM)
+        staying = {child.plan.name for child in self._children if child.kill_s is None}
+        leaving = {child.plan.name for child in self._children} - staying
+        if leaving & wanted.keys():
+            self._mark = (0, 0)  # one that comes back at once has to end first: look at the plan again
+        self._children += [Child(child) for name, child in wanted.items() if name not in staying | leaving]
+
     def _tend(self, child: Child, now_s: float) -> None:
+        if child.kill_s is not None:
+            if not _running(child):
+                log(f"{child.plan.name}: has ended")
+                self._children.remove(child)
+            elif now_s >= child.kill_s:
+                log(f"{child.plan.name}: still there after {self._plan.grace_s:.0f} s, killing it")
+                child.kill_s = now_s + self._plan.grace_s
+                _signal(child, signal.SIGKILL)
+            return
         if child.process is None:
             if now_s >= child.next_start_s:
                 self._start(child, now_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -41,10 +43,15 @@ class ChildPlan(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What the supervisor keeps running. The back-off doubles from min to max and starts anew after `steady_s`."""
+    """What the supervisor keeps running; it looks again whenever the file changes.
+
+    The back-off doubles from min to max and starts anew after `steady_s`. `founders` is how many nodes, counted from 1,
+    have founded the cluster; 0 means as many as there are children.
+    """
 
     children: tuple[ChildPlan, ...]
     base_port: int = 0
+    founders: int = 0
     backoff_s_min: float = 0.25
     backoff_s_max: float = 10.0
     steady_s: float = 20.0
@@ -55,7 +62,8 @@ class ChildState(Struct, frozen=True, kw_only=True):
     """One child as the supervisor last saw it.
 
     Attributes:
-        state: running, restarting, and after the supervisor's orderly end stopped, or killed for want of that.
+        state: running, restarting, stopping once the plan has it no more, and after the supervisor's orderly end
+            stopped, or killed for want of that.
         since: when it came into this state, RFC 3339.
         restarts: starts after the first one.
         failures: ends in a row that came sooner than `steady_s` after the start.
@@ -85,8 +93,28 @@ def read_plan(directory: Path) -> Plan | None:
 
 
 def write_plan(directory: Path, plan: Plan) -> None:
-    """Write the plan that the supervisor reads when it starts."""
+    """Write the plan that the supervisor reads when it starts, and whenever it changes."""
     write_file(directory / PLAN_FILE, msgspec.json.encode(plan))
+
+
+def plan_mark(directory: Path) -> tuple[int, int]:
+    """Two numbers that change whenever a plan is written; zeros without one."""
+    try:
+        found = (directory / PLAN_FILE).stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)
+
+
+@contextmanager
+def changing(directory: Path) -> Iterator[None]:
+    """Keep others from changing what runs here meanwhile; waits for them."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_state(directory: Path) -> SupervisorState | None:

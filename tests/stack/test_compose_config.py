@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from stack_rig import ROOT
+
+from appliance.cli.stack_files import NODES_FILE, environment, further_nodes, write_nodes
 
 pytestmark = pytest.mark.stack
 
@@ -85,6 +91,38 @@ def test_a_node_sees_its_own_secrets_only(compose_config: dict[str, Any]) -> Non
     for number in (1, 2, 3):
         assert {n for n, s in mounts.items() if f"node{number}-config" in s} == {"init", f"node{number}"}
     assert {name for name, sources in mounts.items() if "grafana-secrets" in sources} == {"init", "grafana"}
+
+
+def test_a_node_that_is_added_is_node_3_with_another_number(compose_config: dict[str, Any], tmp_path: Path) -> None:
+    write_nodes(tmp_path, (4, 9))
+    assert further_nodes(tmp_path) == (4, 9)
+
+    command = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+    seen = environment(tmp_path / NODES_FILE)
+    resolved = subprocess.run(command, cwd=ROOT, env=seen, capture_output=True, check=True, timeout=60).stdout
+    services = json.loads(resolved)["services"]
+
+    third = json.dumps(compose_config["services"]["node3"])
+    for number in (4, 9):
+        expected = third.replace("node3", f"node{number}").replace("8003", f"800{number}")
+        assert services[f"node{number}"] == json.loads(expected)
+    init = services.pop("init")
+    assert init["environment"]["APPLIANCE_JOINING"] == "4,9"
+    assert init["environment"]["APPLIANCE_URL"].split(",")[3:] == ["http://127.0.0.1:8004", "http://127.0.0.1:8009"]
+    added = {volume["target"] for volume in init["volumes"]} - {
+        volume["target"] for volume in compose_config["services"]["init"]["volumes"]
+    }
+    assert added == {"/secrets/node4", "/secrets/node9"}
+    assert {name: services[name] for name in SERVICES if name != "init"} == {
+        name: service for name, service in compose_config["services"].items() if name != "init"
+    }
+
+
+def test_without_further_nodes_there_is_no_file(tmp_path: Path) -> None:
+    write_nodes(tmp_path, (4,))
+    write_nodes(tmp_path, ())
+    assert list(tmp_path.iterdir()) == []
+    assert environment(tmp_path / NODES_FILE) == dict(os.environ)
 
 
 def test_init_has_no_network(compose_config: dict[str, Any]) -> None:

@@ -82,16 +82,16 @@ def test_a_bad_configuration_ends_scribe_node_with_code_2(tmp_path: Path, capsys
     assert run_from_file(tmp_path / "none.toml", validate=False) == Exit.USAGE
 
 
-def test_the_stacks_ports_are_those_of_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stacks_ports_are_those_of_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is checked before `up` is what compose.yaml publishes, name by name and default by default."""
-    for name in (*stack._PORTS, "GRAFANA_PORT", "COMPOSE_PROFILES"):
+    for name in ("NODE1_PORT", "NODE2_PORT", "NODE3_PORT", *stack._PORTS, "GRAFANA_PORT", "COMPOSE_PROFILES"):
         monkeypatch.delenv(name, raising=False)
-    text = (stack.ROOT / "compose" / "compose.yaml").read_text(encoding="utf-8")
+    text = stack.COMPOSE_FILE.read_text(encoding="utf-8")
     published = {int(port) for port in re.findall(r"127\.0\.0\.1:\$\{[A-Z0-9_]+:-(\d+)\}:", text)}
-    assert set(stack._ports()) == published
+    assert set(stack._ports(tmp_path)) == published
     monkeypatch.setenv("COMPOSE_PROFILES", "")
     monkeypatch.setenv("NODE1_PORT", "18001")
-    assert set(stack._ports()) == published - {3000, 8001} | {18001}
+    assert set(stack._ports(tmp_path)) == published - {3000, 8001} | {18001}
     monkeypatch.setenv("NODE1_PORT", "all")
     with pytest.raises(CliError, match="NODE1_PORT=all"):
-        stack._ports()
+        stack._ports(tmp_path)

@@ -47,6 +47,25 @@ def test_local_nodes_accept_their_configuration(tmp_path: Path) -> None:
     assert cluster.urls == ("http://127.0.0.1:7101", "http://127.0.0.1:7102", "http://127.0.0.1:7103")
 
 
+def test_who_joins_later_is_told_the_founders_and_nothing_else(tmp_path: Path) -> None:
+    cluster = initialise_local(tmp_path, base_port=7101, founders=3, numbers=(1, 3, 4, 5))
+
+    founder, _, four, five = (load_settings(path, {}) for path in cluster.configs)
+
+    assert founder.network.seed_peers == ["127.0.0.1:8101", "127.0.0.1:8102", "127.0.0.1:8103"]
+    assert founder.node.cluster_id == cluster.cluster_id
+    assert {tuple(s.network.seed_peers) for s in (four, five)} == {("127.0.0.1:8101", "127.0.0.1:8103")}
+    assert (four.node.cluster_id, five.node.cluster_id) == ("", "")
+    assert (five.network.client_port, five.network.raft_port) == (7105, 8105)
+    assert read_env_file(cluster.credentials)["APPLIANCE_URL"].count("http") == 4
+
+
+def test_when_all_founders_are_gone_who_joins_is_told_the_others(tmp_path: Path) -> None:
+    configs = initialise_local(tmp_path, base_port=7101, founders=3, numbers=(4, 5, 6)).configs
+
+    assert load_settings(configs[1], {}).network.seed_peers == ["127.0.0.1:8104", "127.0.0.1:8106"]
+
+
 def test_credentials_open_the_roles_of_the_keys_file(tmp_path: Path) -> None:
     cluster = initialise_local(tmp_path)
 
@@ -150,6 +169,27 @@ def test_stack_configuration_is_acceptable(tmp_path: Path) -> None:
     assert settings.network.peer_auth == "tls"
     assert settings.network.behind_gateway
     assert settings.node.data_dir == "/var/lib/scribe-ledger"
+
+
+def test_a_node_that_joins_the_stack_gets_a_certificate_seeds_and_a_target(tmp_path: Path) -> None:
+    initialise_stack(tmp_path, urls=URLS)
+    assert json.loads((tmp_path / "targets/nodes.json").read_text()) == []
+    first = contents(tmp_path)
+
+    initialise_stack(tmp_path, urls=URLS, joining=(4, 6))
+
+    settings = load_settings(tmp_path / "node6/config.toml", {}, check_files=False)
+    assert (settings.node.id, settings.node.address, settings.node.cluster_id) == (6, "node6:8006", "")
+    assert settings.network.seed_peers == ["node1:9001", "node2:9002", "node3:9003"]
+    identity = certificate_identity(tmp_path / "node4/peer.crt")
+    assert identity is not None
+    assert identity.node_id == 4
+    assert json.loads((tmp_path / "targets/nodes.json").read_text()) == [{"targets": ["node4:8004", "node6:8006"]}]
+    assert (mode(tmp_path / "targets"), mode(tmp_path / "targets/nodes.json")) == (0o755, 0o644)
+    now = contents(tmp_path)
+    assert {name: now[name] for name in first if "targets" not in name} == {
+        name: text for name, text in first.items() if "targets" not in name
+    }
 
 
 def test_stack_passwords_are_readable_by_their_group_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from appliance.cli.supervisor_files import (
     ChildState,
     Plan,
     SupervisorState,
+    read_plan,
     read_state,
     write_plan,
     write_state,
@@ -251,6 +252,47 @@ def test_a_hangup_is_passed_on(rig: Rig) -> None:
     rig.plan("calm")
     os.kill(rig.start_ready().pid, signal.SIGHUP)
     until((rig.directory / "node1" / "hangup").exists, "hangup")
+
+
+def test_a_child_that_the_plan_gets_is_started_and_one_that_it_loses_is_stopped(rig: Rig) -> None:
+    rig.plan("calm", "calm")
+    rig.start_ready()
+    stays, leaves = rig.process("node1"), rig.process("node2")
+    rig.plan("calm", "calm", "calm")
+    until((rig.directory / "node3" / "ready").exists, "node3 ready")
+    until(lambda: len(rig.children()) == 3 and rig.child("node3").process, "state")
+    plan = read_plan(rig.directory)
+    assert plan is not None
+    write_plan(rig.directory, msgspec.structs.replace(plan, children=(plan.children[0], plan.children[2])))
+    until(lambda: [child.name for child in rig.children()] == ["node1", "node3"], "node2 gone")
+    assert not is_alive(leaves)
+    assert (rig.directory / "node2" / "graceful").exists()
+    assert rig.process("node1") == stays
+    write_plan(rig.directory, plan)
+    until(lambda: len(rig.children()) == 3 and rig.child("node2").process, "node2 back")
+    assert rig.process("node1") == stays
+
+
+def test_a_child_that_the_plan_loses_and_that_does_not_listen_is_killed(rig: Rig) -> None:
+    rig.plan("calm", "stubborn", grace_s=0.5)
+    rig.start_ready()
+    stubborn = rig.process("node2")
+    rig.plan("calm", grace_s=0.5)
+    until(lambda: rig.child("node2").state == "stopping", "stopping")
+    until(lambda: len(rig.children()) == 1, "node2 gone")
+    assert not is_alive(stubborn)
+
+
+def test_a_child_that_the_plan_lost_while_nobody_supervised_is_stopped(rig: Rig) -> None:
+    rig.plan("calm", "calm")
+    supervisor = rig.start_ready()
+    leaves = rig.process("node2")
+    supervisor.kill()
+    supervisor.wait()
+    rig.plan("calm")
+    rig.start()
+    until(lambda: not is_alive(leaves), "node2 gone")
+    until(lambda: [child.name for child in rig.children()] == ["node1"], "state")
 
 
 def test_ps_tells_states_and_restarts(rig: Rig) -> None:
