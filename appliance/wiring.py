@@ -248,7 +248,12 @@ def claim(
             "the id of a new cluster. To join one, set network.seed_peers to peer addresses of its nodes, without "
             "this node's own."
         )
-    identity = Identity(cluster_id, wanted.id, secrets.randbits(63) | 1)
+    return _renew(directory, cluster_id, wanted.id)
+
+
+def _renew(directory: DataDirectory, cluster_id: str, node_id: int) -> Identity:
+    """Make the data directory that of a new incarnation."""
+    identity = Identity(cluster_id, node_id, secrets.randbits(63) | 1)
     directory.write(identity)
     return identity
 
@@ -308,6 +313,7 @@ def _make_driver(
             keep_log_entries=storage.keep_log_entries,
         ),
         identity=identity,
+        renew_identity=lambda: _renew(directory, identity.cluster_id, identity.node_id),
         log_store=log_store,
         ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
         reserve=directory,

@@ -59,6 +59,7 @@ class Driver:
     Args:
         settings: see `DriverSettings`.
         identity: who the data directory belongs to.
+        renew_identity: gives the data directory a new incarnation, durably.
         log_store: `raft.db`.
         ledger_store: `ledger.db`.
         network: the links to the peers.
@@ -77,6 +78,7 @@ class Driver:
         *,
         settings: DriverSettings,
         identity: Identity,
+        renew_identity: Callable[[], Identity],
         log_store: LogStore,
         ledger_store: LedgerStore,
         network: PeerNetwork,
@@ -91,6 +93,7 @@ class Driver:
     ) -> None:
         self.settings = settings
         self.identity = identity
+        self._renew_identity = renew_identity
         self.network = network
         self.clock = clock
         self.ledger_store = ledger_store
@@ -426,6 +429,14 @@ class Driver:
         members = [m.node_id for m in configuration.members]
         self._log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
         self._make_core(self.log_store.load())
+
+    def renounce(self) -> None:
+        """Go on as another incarnation, because this one has forgotten what it promised; tell the peers."""
+        assert self.core is not None
+        self.identity = self._renew_identity()
+        self.core.renounce(self.identity.incarnation)
+        for node_id in self.network.connected():
+            self.network.redial(node_id)
 
     def join(self) -> None:
         """Take part in a cluster that knows this node: the leader sends the log from its beginning, or a snapshot."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from appliance.node.bootstrap import peer_addresses
-from appliance.node.ports import Hello, Log, PeerNetwork
+from appliance.node.ports import Hello, Log, PeerNetwork, Promise
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import Configuration, Role
 
@@ -63,6 +65,26 @@ class Members:
         if wanted != self._linked:
             self._linked = wanted
             self._network.set_peers(wanted)
+
+
+def promises(core: RaftCore) -> tuple[Promise, ...]:
+    """What this node, if it leads, knows that others hold."""
+    state = core.state
+    return tuple(
+        Promise(node_id, progress.incarnation, state.term, min(progress.match_index, state.commit_index))
+        for node_id, progress in state.progress.items()
+        if progress.heard
+    )
+
+
+def forgotten(core: RaftCore, told: Iterable[Promise]) -> Promise | None:
+    """A promise of this very node that it cannot have made, had it not been set back to an earlier state."""
+    state = core.state
+    for promise in told:
+        is_own = (promise.node_id, promise.incarnation) == (state.node_id, state.incarnation)
+        if is_own and (state.term < promise.term or state.log.last_index < promise.index):
+            return promise
+    return None
 
 
 def is_outside(core: RaftCore) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.ledger.commands import WriteRequest, WriteResult
+from appliance.node.members import forgotten, promises
 from appliance.node.ports import Hello, Log
 from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
@@ -37,6 +38,7 @@ class PeerDesk:
             last_index=core.state.log.last_index if core else 0,
             configuration=core.state.configuration if core else Configuration(),
             configuration_index=core.state.configuration_index if core else 0,
+            promises=promises(core) if core else (),
         )
 
     def on_hello(self, hello: Hello) -> None:
@@ -45,6 +47,15 @@ class PeerDesk:
         if driver.failure:
             return
         driver.members.heard(driver.core, hello)
+        promise = forgotten(driver.core, hello.promises) if driver.core is not None else None
+        if promise is not None:
+            self._log.warning(
+                "node.set_back",
+                term=promise.term,
+                index=promise.index,
+                told_by=hello.identity.node_id,
+            )
+            driver.renounce()
         if driver.founding is None:
             driver.pump_soon()
             return

@@ -226,6 +226,17 @@ class LedgerStore(StateView, Protocol):
         ...
 
 
+class Promise(Struct, frozen=True, array_like=True):
+    """What a leader knows that another node holds for good: a term it was in, and an index that is committed and that
+    it acknowledged. A node with less has forgotten it.
+    """
+
+    node_id: int
+    incarnation: int
+    term: int
+    index: int
+
+
 class Hello(Struct, frozen=True):
     """What a node says of itself when a peer connects.
 
@@ -238,6 +249,7 @@ class Hello(Struct, frozen=True):
         last_index: last index of its log (0 and an empty configuration when it was never bootstrapped).
         configuration: the founding or current configuration.
         configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
+        promises: what the node, as leader, knows that others hold.
     """
 
     version: str
@@ -250,6 +262,7 @@ class Hello(Struct, frozen=True):
     configuration: Configuration
     configuration_index: int = 1
     protocol_min: int = 0
+    promises: tuple[Promise, ...] = ()
 
 
 class PeerEvents(Protocol):

@@ -177,6 +177,16 @@ class RaftCore:
             raise NotLeader(state.leader_id if state.role is not Role.LEADER else NOBODY)
         return membership.propose(state, wanted), state.term
 
+    def renounce(self, incarnation: int) -> None:
+        """This node has forgotten what it promised: it goes on as another incarnation, and without a vote until the
+        leader has taken it back. What it was about to say under the old one is dropped; its log is truthful, and stays.
+        """
+        state = self.state
+        state.become_follower(state.term, NOBODY)
+        state.incarnation = incarnation
+        state.messages.clear()
+        state.messages_after_persist.clear()
+
     def meet(self, node_id: int, incarnation: int, address: str, raft_address: str) -> None:
         """Another node says who it is; a leader takes note of a member that has changed."""
         membership.meet(self.state, node_id, incarnation, address, raft_address)

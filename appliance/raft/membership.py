@@ -13,9 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from appliance.raft.messages import NOBODY, Configuration, EntryKind, Member, MemberRole, Role, TimeoutNow, make_entry
-from appliance.raft.progress import Progress, ProgressState
+from appliance.raft.progress import ProgressState
 from appliance.raft.state import RaftState, encode_configuration
-
 
 ALIVE_HEARTBEATS: Final = 2  # who was silent for longer is not counted on when the quorum changes
 

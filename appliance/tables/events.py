@@ -55,6 +55,13 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow(
             "node.replaced", _W, "The data directory was replaced, so this node is a new one: {reason}", ("reason",)
         ),
+        EventRow(
+            "node.set_back",
+            _W,
+            "The data directory was set back to an earlier state, so this node is a new one: node {told_by} knows that "
+            "it was in term {term} and held entry {index}",
+            ("told_by", "term", "index"),
+        ),
         EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),

@@ -102,6 +102,10 @@ class Cluster:
     def output(self, node: int) -> str:
         return (self.files.directory / f"node{node}.out").read_text()[-3000:]
 
+    def log(self, node: int) -> str:
+        """What a node has logged, in all its lives."""
+        return "".join(path.read_text() for path in (self.files.directory / f"node{node}" / "log").glob("*.log"))
+
     def kill(self, node: int, number: signal.Signals = signal.SIGKILL) -> int:
         """Signal a node and wait for its end; answers its exit code."""
         process = self.processes.pop(node)

@@ -202,6 +202,35 @@ def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(cluster
     check(cluster, node, writer)
 
 
+def test_a_data_directory_that_was_set_back_in_place_is_found_out_by_what_the_leader_knows(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with Writer(cluster, "w") as writer:
+        writer.wait(30)
+        node = cluster.followers()[0]
+        leader = cluster.leader()
+        before = incarnation(cluster, leader, node)
+        data = cluster.files.directory / f"node{node}" / "data"
+        cluster.stop(node)
+        shutil.copytree(data, tmp_path / "copy")
+        cluster.start(node)
+        cluster.wait_healthy(node)
+        writer.wait(30)
+        cluster.kill(node)
+        kept = {path.name for path in (tmp_path / "copy").iterdir()}
+        for path in data.iterdir():
+            if path.name in kept:
+                path.write_bytes((tmp_path / "copy" / path.name).read_bytes())  # the file stays the same one
+            else:
+                path.unlink()
+        cluster.start(node)
+        await_voter(cluster, leader, node, other_than=before)
+        assert "node.set_back" in cluster.log(node)
+        writer.wait(30)
+    cluster.agree()
+    check(cluster, node, writer)
+
+
 def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cluster) -> None:
     with Writer(cluster, "w") as writer:
         for node in (1, 2, 3):

@@ -176,6 +176,7 @@ class Rig:
         self.driver = Driver(
             settings=settings,
             identity=Identity(CLUSTER_ID, ME, ME * 10),
+            renew_identity=lambda: Identity(CLUSTER_ID, ME, ME * 10 + 1),
             log_store=self.log_store,
             ledger_store=self.ledger_store,
             network=self.network,

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
-from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, TERM, WAIT_S, Rig, put, until
+from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Rig, put, until
 
 from appliance.ledger.commands import WriteResult
-from appliance.node.ports import Hello, Identity
+from appliance.node.ports import Hello, Identity, Promise
 from appliance.raft.messages import AnyMessage, AppendResponse, Entry, HeartbeatResponse, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
@@ -115,6 +116,26 @@ async def test_who_missed_the_founding_asks_a_founder_for_its_hello(tmp_path: Pa
     assert rig.driver.core is not None
     assert rig.driver.core.state.configuration == CONFIGURATION
     await asyncio.wait_for(rig.driver.stop(), WAIT_S)
+
+
+@pytest.mark.parametrize(("term", "index"), [(TERM + 1, 1), (TERM, 20)], ids=["term", "entry"])
+async def test_a_node_that_is_told_of_a_promise_it_has_forgotten_is_another_one(
+    rig: Rig, term: int, index: int
+) -> None:
+    rig.append(2, 3, commit=4)
+    await until(lambda: rig.log_store.durable_index == 4, "the entries on disk")
+    leader = Identity(CLUSTER_ID, LEADER, LEADER * 10)
+    kept = Promise(ME, ME * 10, TERM, 4)
+    hello = Hello("0", 1, (), leader, "127.0.0.1:2", "127.0.0.1:1002", 1, CONFIGURATION, promises=(kept,))
+    rig.desk.on_hello(hello)
+    assert rig.driver.identity.incarnation == ME * 10
+    rig.desk.on_hello(msgspec.structs.replace(hello, promises=(Promise(ME, ME * 10, term, index),)))
+    assert rig.driver.core is not None
+    assert rig.driver.identity.incarnation == rig.driver.core.state.incarnation == ME * 10 + 1
+    assert rig.network.redialed == [2, 3]
+    assert not rig.driver.core.state.may_stand()
+    rig.desk.on_hello(msgspec.structs.replace(hello, promises=(Promise(ME, ME * 10, term, index),)))
+    assert rig.driver.identity.incarnation == ME * 10 + 1, "the promise of another incarnation"
 
 
 async def test_a_checkpoint_that_a_reader_held_back_is_made_up_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
