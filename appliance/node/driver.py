@@ -16,6 +16,7 @@ from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
 from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry
+from appliance.node.clocks import PeerClocks
 from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import hand_over
@@ -115,7 +116,8 @@ class Driver:
         self.applied_waiters = WaitingIndexes()
         self.leader_changed = asyncio.Event()
         self.last_stamp_us = 0
-        self.room = Room(reserve, settings.directory, log, self._on_room)
+        self.room = Room(reserve, settings.directory, log, self._judge_candidacy)
+        self.clocks = PeerClocks(self, log, self._judge_candidacy)
         self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
         self.applier = Applier(ledger_store, settings.idempotency_keys)
         self.rest = LedgerRest(self.applier, clock)
@@ -175,7 +177,8 @@ class Driver:
                 self.found(alone)
         await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
         self._tasks = [
-            asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self._watch_room())
+            asyncio.create_task(work)
+            for work in (self._tick_forever(), self.keeper.run(), self._watch_room(), self.clocks.watch())
         ]
 
     async def stop(self) -> None:
@@ -205,7 +208,7 @@ class Driver:
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
 
-    # -- room on the disk
+    # -- fit to lead
 
     async def _watch_room(self) -> None:
         try:
@@ -213,13 +216,17 @@ class Driver:
         except Exception as error:
             self.fail(error)
 
-    def _on_room(self, full: bool) -> None:
-        """A node whose disk is full leads only if no other can; it still votes and serves reads."""
+    def _judge_candidacy(self) -> None:
+        """A node whose disk is full, or whose clock is off, leads only if no other can; it votes and serves reads."""
         if self.core is None:
             return
-        self.core.set_may_campaign(not full)
-        if full:
-            self._tasks.append(asyncio.create_task(hand_over(self)))
+        is_fit = not self.room.full and not self.clocks.off
+        self.core.set_may_campaign(is_fit)
+        if not is_fit:
+            self._tasks.append(asyncio.create_task(self._give_way()))
+
+    async def _give_way(self) -> None:
+        await hand_over(self)
 
     # -- time
 

@@ -25,7 +25,7 @@ class Room:
         reserve: the reserved room of the data directory.
         directory: the data directory.
         log: told when the disk is full and when there is room again.
-        on_change: called on the event loop with whether the disk is full now.
+        on_change: called on the event loop when that has changed.
         free_bytes_min: free bytes, beside the reserve, from which on there is room again.
     """
 
@@ -34,7 +34,7 @@ class Room:
         reserve: Reserve,
         directory: Path,
         log: Log,
-        on_change: Callable[[bool], None],
+        on_change: Callable[[], None],
         *,
         free_bytes_min: int = FREE_BYTES_MIN,
     ) -> None:
@@ -54,7 +54,7 @@ class Room:
         self.full = True
         self._reserve.release_reserve()
         self._log.error("storage.disk_full", free_bytes=shutil.disk_usage(self._directory).free, error=error)
-        self._on_change(True)
+        self._on_change()
 
     async def watch(self) -> None:
         """Hold the reserve, and look for room while there is none; until cancelled."""
@@ -79,4 +79,4 @@ class Room:
             return
         self.full = False
         self._log.info("storage.room_again", free_bytes=free_bytes)
-        self._on_change(False)
+        self._on_change()

@@ -34,6 +34,7 @@ class Sampler:
             for name in (
                 "scribe_node_health",
                 "scribe_writes_paused",
+                "scribe_clock_offset_seconds",
                 "scribe_storage_keys_total",
                 "scribe_storage_pending_bytes",
                 "scribe_disk_free_bytes",
@@ -81,6 +82,7 @@ class Sampler:
         values: dict[str, float] = {
             "scribe_node_health": 0 if reasons_of(driver) else 1,
             "scribe_writes_paused": is_paused(driver),
+            "scribe_clock_offset_seconds": driver.clocks.offset_s,
             "scribe_storage_keys_total": figures.key_count,
             "scribe_storage_pending_bytes": figures.pending_bytes,
             "scribe_raft_applied_index": driver.applier.applied_index,

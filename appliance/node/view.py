@@ -39,7 +39,12 @@ def health_of(driver: Driver) -> Health:
     state = driver.core.state if driver.core is not None else None
     commit_index = state.commit_index if state else 0
     applied_index = driver.applier.applied_index
-    alarms = {"failed": driver.failure, "disk_full": driver.room.full, "writes_paused": is_paused(driver)}
+    alarms = {
+        "failed": driver.failure,
+        "disk_full": driver.room.full,
+        "writes_paused": is_paused(driver),
+        "clock_off": driver.clocks.off,
+    }
     return Health(
         healthy=not reasons,
         reasons=reasons,

@@ -218,6 +218,16 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             "Node Failure",
         ),
         AlertRow(
+            "ClockOff",
+            f"abs(scribe_clock_offset_seconds{_J}) > 2",
+            120,
+            Severity.WARNING,
+            "Clock off",
+            "The clock of {{ $labels.instance }} is {{ $value | humanizeDuration }} from those of its peers",
+            "Mend time synchronisation there (`chronyc tracking`). Beyond 5 s the node gives leadership away.",
+            "Node Failure",
+        ),
+        AlertRow(
             "DiskNearlyFull",
             f"scribe_disk_free_bytes{_J} / scribe_disk_size_bytes{_J} < 0.1",
             300,

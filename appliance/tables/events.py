@@ -88,6 +88,8 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("storage.flush_slow", _W, "Writing applied changes took {seconds} s", ("seconds", "entries")),
         EventRow("storage.fsync_slow", _W, "Making the log durable took {seconds} s", ("seconds", "entries")),
         EventRow("storage.disk_full", _E, "The disk is full: {free_bytes} bytes are free", ("free_bytes",)),
+        EventRow("clock.off", _E, "The clock is {offset_s} s ahead of the peers': this node gives way", ("offset_s",)),
+        EventRow("clock.right", _I, "The clock agrees with the peers' again: {offset_s} s", ("offset_s",)),
         EventRow("storage.room_again", _I, "There is room on the disk again: {free_bytes} bytes", ("free_bytes",)),
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots

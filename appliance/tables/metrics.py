@@ -46,6 +46,12 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow("scribe_node_health", _G, "", "1 when the node can serve linearizable reads, else 0"),
         MetricRow("scribe_request_latency_seconds", _H, "s", "Time to answer a request", ("op",), REQUEST_BUCKETS),
         MetricRow("scribe_writes_paused", _G, "", "1 while an operator has paused writes, else 0"),
+        MetricRow(
+            "scribe_clock_offset_seconds",
+            _G,
+            "s",
+            "How far this clock is ahead of the median of its peers', negative: behind",
+        ),
         # Storage
         MetricRow("scribe_storage_capacity_keys", _G, "keys", "Keys that the node is sized for"),
         MetricRow("scribe_storage_bytes", _G, "bytes", "Bytes on disk, by part", ("part",)),
