@@ -14,7 +14,7 @@ from msgspec import Struct
 from appliance.adapters.config import ConfigError
 from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.pki import parse_identity
-from appliance.node.ports import Hello
+from appliance.node.peer_ports import Hello
 
 SECRET_BYTES_MIN: Final = 32
 

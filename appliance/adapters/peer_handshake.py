@@ -35,7 +35,7 @@ from appliance.adapters.peer_protocol import (
     Welcome,
     encode_frame,
 )
-from appliance.node.ports import Hello
+from appliance.node.peer_ports import Hello
 
 DETAIL_CHARACTERS_MAX: Final = 300
 PURPOSE_RAFT: Final = "raft"

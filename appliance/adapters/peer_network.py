@@ -30,7 +30,8 @@ from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.peer_snapshot import SnapshotError, SnapshotReceiver, send_snapshot
 from appliance.adapters.peer_writes import SentRequests, ServedRequests
 from appliance.ledger.commands import WriteRequest, WriteResult
-from appliance.node.ports import Counter, Hello, Instruments, Log, PeerEvents
+from appliance.node.peer_ports import Hello, PeerEvents
+from appliance.node.ports import Counter, Instruments, Log
 from appliance.raft.messages import AnyMessage, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 

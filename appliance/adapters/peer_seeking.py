@@ -16,7 +16,8 @@ from appliance.adapters.peer_handshake import PURPOSE_MEET, Handshaker, Opened
 from appliance.adapters.peer_link import Link
 from appliance.adapters.peer_refusals import Refusals
 from appliance.adapters.peer_settings import PeerSettings
-from appliance.node.ports import Hello, Identity, Instruments, Log
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity, Instruments, Log
 from appliance.raft.messages import Configuration
 
 ROUND_S: Final = 1.0  # between two rounds in which no seed has told

@@ -36,7 +36,7 @@ from appliance.adapters.peer_protocol import (
     chunk_checksum,
     encode_frame,
 )
-from appliance.node.ports import PeerEvents
+from appliance.node.peer_ports import PeerEvents
 from appliance.raft.messages import SnapshotMeta
 from appliance.tables.errors import ApplianceError
 

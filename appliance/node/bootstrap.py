@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance.node.ports import Hello, Identity
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity
 from appliance.raft.messages import Configuration, Entry, EntryKind, Member, MemberRole, make_entry
 from appliance.raft.state import encode_configuration
 

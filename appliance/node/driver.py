@@ -16,14 +16,15 @@ from appliance.ledger.state import Summary
 from appliance.node.applier import Applier
 from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry
-from appliance.node.clocks import PeerClocks
 from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
+from appliance.node.fitness import Fitness
 from appliance.node.handover import hand_over
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
 from appliance.node.members import Members
 from appliance.node.peer_desk import PeerDesk
+from appliance.node.peer_ports import PeerNetwork
 from appliance.node.ports import (
     Clock,
     DiskFull,
@@ -32,14 +33,12 @@ from appliance.node.ports import (
     LedgerStore,
     Log,
     LogStore,
-    PeerNetwork,
     Reserve,
     StoredLog,
     Tracer,
 )
 from appliance.node.recovery import recover
 from appliance.node.rest import LedgerRest
-from appliance.node.room import Room
 from appliance.node.snapshots import Snapshots
 from appliance.node.traces import WriteTraces
 from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites, WriteWaiter
@@ -116,8 +115,8 @@ class Driver:
         self.applied_waiters = WaitingIndexes()
         self.leader_changed = asyncio.Event()
         self.last_stamp_us = 0
-        self.room = Room(reserve, settings.directory, log, self._judge_candidacy)
-        self.clocks = PeerClocks(self, log, self._judge_candidacy)
+        self.fitness = Fitness(self, reserve, log)
+        self.room, self.clocks = self.fitness.room, self.fitness.clocks
         self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
         self.applier = Applier(ledger_store, settings.idempotency_keys)
         self.rest = LedgerRest(self.applier, clock)
@@ -177,8 +176,7 @@ class Driver:
                 self.found(alone)
         await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
         self._tasks = [
-            asyncio.create_task(work)
-            for work in (self._tick_forever(), self.keeper.run(), self._watch_room(), self.clocks.watch())
+            asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self.fitness.watch())
         ]
 
     async def stop(self) -> None:
@@ -207,26 +205,6 @@ class Driver:
         self._log.error("node.failed", reason=self.failure, error=error)
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
-
-    # -- fit to lead
-
-    async def _watch_room(self) -> None:
-        try:
-            await self.room.watch()
-        except Exception as error:
-            self.fail(error)
-
-    def _judge_candidacy(self) -> None:
-        """A node whose disk is full, or whose clock is off, leads only if no other can; it votes and serves reads."""
-        if self.core is None:
-            return
-        is_fit = not self.room.full and not self.clocks.off
-        self.core.set_may_campaign(is_fit)
-        if not is_fit:
-            self._tasks.append(asyncio.create_task(self._give_way()))
-
-    async def _give_way(self) -> None:
-        await hand_over(self)
 
     # -- time
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from appliance.node.bootstrap import peer_addresses
-from appliance.node.ports import Hello, Log, PeerNetwork, Promise
+from appliance.node.peer_ports import Hello, PeerNetwork, Promise
+from appliance.node.ports import Log
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import Configuration, Role
 

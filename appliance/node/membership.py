@@ -14,7 +14,7 @@ from appliance.node.driver import Driver
 from appliance.node.handover import hand_over, hand_over_to
 from appliance.node.leader_calls import LeaderCall
 from appliance.node.leadership import Leadership
-from appliance.node.ports import Hello
+from appliance.node.peer_ports import Hello
 from appliance.node.view import cluster_info
 from appliance.raft import membership
 from appliance.raft.core import NotLeader, RaftCore

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.members import forgotten, promises
-from appliance.node.ports import Hello, Log
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Log
 from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 

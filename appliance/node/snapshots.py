@@ -13,7 +13,8 @@ from appliance.ledger.state import Summary
 from appliance.node.applier import meta_of
 from appliance.node.driver_settings import INCOMING_FILE, INSTALLING_FILE
 from appliance.node.keeper import LedgerKeeper
-from appliance.node.ports import Instruments, Log, PeerNetwork, StorageError
+from appliance.node.peer_ports import PeerNetwork
+from appliance.node.ports import Instruments, Log, StorageError
 from appliance.raft.messages import SnapshotMeta
 
 RETRY_S: Final = 2.0  # pause after a snapshot that could not be sent

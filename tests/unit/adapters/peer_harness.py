@@ -17,7 +17,8 @@ from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.pki import NODE_DAYS, make_ca, make_node_certificate
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
-from appliance.node.ports import Hello, Identity
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity
 from appliance.raft.messages import AnyMessage, Configuration, Heartbeat, SnapshotMeta
 from appliance.tables.events import COMMON_FIELDS, EVENTS
 

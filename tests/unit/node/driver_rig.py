@@ -20,7 +20,8 @@ from appliance.node.bootstrap import founding_entry
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.peer_desk import PeerDesk
-from appliance.node.ports import DiskFull, Identity, PeerEvents
+from appliance.node.peer_ports import PeerEvents
+from appliance.node.ports import DiskFull, Identity
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,

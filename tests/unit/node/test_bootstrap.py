@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from appliance.node.bootstrap import Founding, founding_entry
-from appliance.node.ports import Hello, Identity
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity
 from appliance.raft.messages import Configuration, Member, MemberRole
 from appliance.raft.state import decode_configuration
 

@@ -72,7 +72,7 @@ async def test_room_on_the_disk_does_not_make_up_for_a_clock_that_is_off(rig: Ri
     peers_are_ahead(rig, {2: 0, 3: 0})
     rig.clock.ahead_us = -round((OFF_S + 1) * 1e6)
     await rig.driver.clocks.look()
-    rig.driver._judge_candidacy()
+    rig.driver.fitness.judge()
     assert rig.driver.core is not None
     assert not rig.driver.core.state.may_campaign
 

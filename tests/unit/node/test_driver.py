@@ -14,7 +14,8 @@ import pytest
 from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Rig, put, until
 
 from appliance.ledger.commands import WriteResult
-from appliance.node.ports import Hello, Identity, Promise
+from appliance.node.peer_ports import Hello, Promise
+from appliance.node.ports import Identity
 from appliance.raft.messages import AnyMessage, AppendResponse, Entry, HeartbeatResponse, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 

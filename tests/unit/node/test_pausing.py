@@ -17,7 +17,8 @@ from appliance.adapters.ledger_verify import verify_copy
 from appliance.adapters.sqlite import Reader
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult, encode_pause
 from appliance.node.api import PauseAnswer
-from appliance.node.ports import Hello, Identity
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity
 from appliance.raft.messages import Configuration, Entry, EntryKind, make_entry
 from appliance.tables.errors import ApplianceError
 

@@ -1,0 +1,51 @@
+"""Who is fit to lead: a node whose disk is full, or whose clock is off, leads only if no other can."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from appliance.node.clocks import PeerClocks
+from appliance.node.handover import hand_over
+from appliance.node.ports import Log, Reserve
+from appliance.node.room import Room
+
+if TYPE_CHECKING:
+    from appliance.node.driver import Driver
+
+
+class Fitness:
+    """Watches what a leader needs. A node that is not fit still votes and serves reads.
+
+    Args:
+        driver: the running node.
+        reserve: the reserved room of the data directory.
+        log: structured log.
+
+    Attributes:
+        room: whether there is room on the disk.
+        clocks: whether the clock agrees with those of the peers.
+    """
+
+    def __init__(self, driver: Driver, reserve: Reserve, log: Log) -> None:
+        self._driver = driver
+        self._giving_way: asyncio.Task[bool] | None = None
+        self.room = Room(reserve, driver.settings.directory, log, self.judge)
+        self.clocks = PeerClocks(driver, log, self.judge)
+
+    async def watch(self) -> None:
+        """Look until cancelled; a failure ends the node."""
+        try:
+            await asyncio.gather(self.room.watch(), self.clocks.watch())
+        except Exception as error:
+            self._driver.fail(error)
+
+    def judge(self) -> None:
+        """Something has changed: let the core campaign or not, and hand over if this node leads and should not."""
+        core = self._driver.core
+        if core is None:
+            return
+        is_fit = not self.room.full and not self.clocks.off
+        core.set_may_campaign(is_fit)
+        if not is_fit:
+            self._giving_way = asyncio.create_task(hand_over(self._driver))
