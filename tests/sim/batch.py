@@ -21,7 +21,7 @@ from .outcome import Outcome, run
 from .plan import draw
 
 ROOT = Path(__file__).resolve().parents[2]
-EXERCISED = ("appliance/raft", "appliance/ledger", "tests/sim")
+EXERCISED = ("appliance/raft", "appliance/ledger", "tests/sim", "tests/linearizability")
 
 
 class Failure(Struct):

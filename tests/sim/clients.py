@@ -15,6 +15,7 @@ from appliance.ledger.commands import (
     encode_write,
 )
 
+from .histories import History
 from .plan import TICK
 from .state import ANSWERS_MAX, Value
 
@@ -91,6 +92,7 @@ class Clients:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.history = History(world)
         self.clients = [Client(world, n) for n in range(world.plan.clients)]
         self.attempts = 0
         self.operations = 0
@@ -148,6 +150,7 @@ class Clients:
         self.world.count(f"{operation.kind} tried")
         self.world.trace("client", client.number, operation.kind, attempt.key, attempt.request_id, "at", client.node_id)
         self.world.after(PATIENCE_TICKS * TICK, self._out_of_patience, attempt)
+        self.history.asked(attempt)
         self._hand_in(attempt, client.node_id)
 
     def _hand_in(self, attempt: Attempt, node_id: int) -> None:
@@ -179,6 +182,7 @@ class Clients:
         """The write was applied at its (index, term)."""
         if not attempt.open:
             return
+        self.history.written(attempt, result)
         operation = attempt.operation
         for key, floor in operation.floors.items():
             self.world.checker.acknowledge(key, result, floor)
@@ -191,6 +195,7 @@ class Clients:
         """A linearizable read was answered."""
         if not attempt.open:
             return
+        self.history.was_read(attempt, value)
         self.world.checker.check_read(attempt.key, value, attempt.operation.floors[attempt.key])
         attempt.client.versions[attempt.key] = value.version if value.value is not None else MUST_BE_ABSENT
         self._close(attempt, "get ok")
@@ -199,12 +204,14 @@ class Clients:
         """It surely did not happen."""
         if not attempt.open:
             return
+        self.history.failed(attempt)
         self.world.checker.call_failed(attempt.request_id)
         self._give_up(attempt, "failed")
 
     def unknown(self, attempt: Attempt) -> None:
         """Nobody can say whether it happened."""
         if attempt.open:
+            self.history.unknown(attempt)
             self._give_up(attempt, "unknown")
 
     def _out_of_patience(self, attempt: Attempt) -> None:

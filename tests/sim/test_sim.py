@@ -128,6 +128,12 @@ def reads_without_a_round(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reads, "start_round", start_round)
 
 
+def reads_without_a_round_unseen(patch: pytest.MonkeyPatch) -> None:
+    """The same, and only the judge of the clients' histories looks at reads."""
+    reads_without_a_round(patch)
+    patch.setattr(Checker, "check_read", lambda *_: None)
+
+
 def votes_for_anybody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RaftLog, "up_to_date", lambda _self, _index, _term: True)
 
@@ -156,6 +162,12 @@ BUGS: list[tuple[str, Callable[[pytest.MonkeyPatch], None], set[str], Sequence[i
     ("vote-twice-after-a-restart", forgets_its_vote, {"a vote is given once a term"}, range(150)),
     ("read-before-the-noop-is-committed", reads_before_the_noop, {"linearizable reads"}, range(200)),
     ("read-without-a-heartbeat-round", reads_without_a_round, {"linearizable reads"}, range(300)),
+    (
+        "read-without-a-heartbeat-round-by-its-history",
+        reads_without_a_round_unseen,
+        {"linearizability of the history"},
+        range(300),
+    ),
     ("leader-counts-a-learner", counts_learners, {"answers come after durability"}, range(20)),
     ("wiped-voter-votes", wiped_voters_vote, LOST, range(300)),
     ("vote-for-a-log-that-is-behind", votes_for_anybody, LOST, range(100)),

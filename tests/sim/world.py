@@ -100,8 +100,9 @@ class World:
         try:
             self._safety_phase()
             self._liveness_phase()
+            self.clients.history.judge()
         except EndOfEvents:
-            return
+            self.clients.history.judge()
         except InvariantViolation as broken:
             raise Violation("the core's own assertion", str(broken)) from broken
 
