@@ -114,12 +114,14 @@ class Members:
         )
 
     def _keeps_majority(self, configuration: Configuration, lost: int = 0) -> bool:
-        """Whether a majority of the voters has its memory; a node may be taken for one that has lost it. Without one
+        """Whether a majority of the voters has its memory; a node may be taken for one that has lost it, and a learner
+        that has lost it for a voter, since the leader may promote it before it hears of that. Without a majority
         nothing can be committed any more, which no rule of the core can mend.
         """
+        gone = [m for m in configuration.members if m.node_id == lost or not self._is_intact(m)]
         voters = [m for m in configuration.members if m.role is MemberRole.VOTER]
-        intact = [m for m in voters if m.node_id != lost and self._is_intact(m)]
-        return not voters or len(intact) >= configuration.quorum()
+        intact = [m for m in voters if m not in gone]
+        return not voters or 2 * len(intact) > len(voters) + sum(m.role is MemberRole.LEARNER for m in gone)
 
     def _is_intact(self, voter: Member) -> bool:
         return self.world.nodes[voter.node_id].incarnation == voter.incarnation
