@@ -3,7 +3,7 @@
 Compaction only moves the line below which entries do not count; the rows under it are deleted a few at a time by
 the appends that follow, in their own transactions, so that no append ever waits for a large delete. Their pages are
 used again by new entries; the file therefore keeps the size of the longest log it held, which compaction bounds, and
-needs neither VACUUM nor the extra page writes of auto_vacuum.
+needs no extra page writes of auto_vacuum. An operator who wants the room back has it rewritten (`give_back`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from appliance.raft.state import decode_configuration
 LOG_FORMAT: Final = 1
 WAL_PAGES_MAX: Final = 1_000  # 4 MB: a checkpoint of so much is over in milliseconds, 16,000 pages cost 12-50 %
 LEFTOVERS_PER_APPEND_MIN: Final = 64  # rows under the compaction line that an append deletes on its way
+FREE_SHARE_DIVISOR: Final = 4  # a file is rewritten when at least this share of it is free
 CACHE_BYTES: Final = 8 * 2**20
 
 _SCHEMA: Final = (
@@ -241,6 +242,24 @@ class SqliteLogStore:
         with self._writer.transaction():
             self._put("snapshot", msgspec.msgpack.encode(meta))
         self._snapshot = meta
+
+    def drop_leftovers(self, rows_max: int) -> int:
+        """Delete at most so many rows under the line, in one transaction; answers how many are left."""
+        if self._oldest_row <= self._snapshot.index:
+            with self._writer.transaction():
+                oldest_row = self._delete_leftovers(rows_max)
+            self._oldest_row = oldest_row
+            self.tidy()
+        return max(0, self._snapshot.index - self._oldest_row + 1)
+
+    def give_back(self, used_bytes_max: int) -> None:
+        """Rewrite the file without its free pages, when there are some and what is used is no more than this."""
+        pages, free, page_bytes = (
+            cast(int, self._writer.db.pragma(name)) for name in ("page_count", "freelist_count", "page_size")
+        )
+        if free * FREE_SHARE_DIVISOR >= pages and (pages - free) * page_bytes <= used_bytes_max:
+            self._writer.execute_alone("VACUUM", ())
+        self._writer.checkpoint(truncate=True)
 
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
         """Remember that this received snapshot file is about to replace `ledger.db`."""

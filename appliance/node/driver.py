@@ -99,7 +99,7 @@ class Driver:
         self.ledger_store = ledger_store
         self.log_store = log_store
         self._random = random
-        self._log = log
+        self.log = log
         self._on_fatal = on_fatal
         self.failure = ""
         self.stopping = False
@@ -131,7 +131,7 @@ class Driver:
             flush_seconds=instruments.histogram("scribe_storage_flush_seconds"),
             log=log,
         )
-        self._writer = LogWriter(
+        self.writer = LogWriter(
             log_store,
             on_saved=self._on_saved,
             on_failed=self.fail,
@@ -174,7 +174,7 @@ class Driver:
             alone = self.founding.alone()
             if alone is not None:
                 self.found(alone)
-        await self.network.start(PeerDesk(self, self._log), self.settings.seeds)
+        await self.network.start(PeerDesk(self, self.log), self.settings.seeds)
         self._tasks = [
             asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self.fitness.watch())
         ]
@@ -189,7 +189,7 @@ class Driver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.snapshots.stop()
         await self.network.close()
-        await asyncio.to_thread(self._writer.stop)
+        await asyncio.to_thread(self.writer.stop)
         if not self.failure and self.core is not None:
             with contextlib.suppress(DiskFull):  # the log has what the ledger file lacks
                 await self.keeper.finish()
@@ -202,7 +202,7 @@ class Driver:
         if self.failure:
             return
         self.failure = str(error) or type(error).__name__
-        self._log.error("node.failed", reason=self.failure, error=error)
+        self.log.error("node.failed", reason=self.failure, error=error)
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
 
@@ -256,7 +256,7 @@ class Driver:
         if ready.snapshot is not None:
             self._install(ready.snapshot)
         if ready.persist_id:
-            self._writer.submit(Saving(ready.persist_id, ready.entries, ready.hard_state, ready.messages_after_persist))
+            self.writer.submit(Saving(ready.persist_id, ready.entries, ready.hard_state, ready.messages_after_persist))
         for node_id in ready.snapshots_to_send:
             self.snapshots.send(node_id, self._report_snapshot)
         if ready.committed:
@@ -297,14 +297,14 @@ class Driver:
         if state.elections_started != self._elections_seen:
             self._elections.inc(state.elections_started - self._elections_seen)
             self._elections_seen = state.elections_started
-            self._log.info("raft.election", node_id=self.identity.node_id, term=state.term)
+            self.log.info("raft.election", node_id=self.identity.node_id, term=state.term)
         if (state.leader_id, state.role) == (self._leader_seen, self._role_seen):
             return
         if state.leader_id not in {NOBODY, self._leader_seen}:
             self._leader_changes.inc()
-            self._log.info("raft.leader", leader_id=state.leader_id, term=state.term)
+            self.log.info("raft.leader", leader_id=state.leader_id, term=state.term)
         elif state.leader_id == NOBODY and self._leader_seen != NOBODY:
-            self._log.warning("raft.no_leader", term=state.term)
+            self.log.warning("raft.no_leader", term=state.term)
         self._leader_seen, self._role_seen = state.leader_id, state.role
         self.leader_changed.set()
 
@@ -347,11 +347,11 @@ class Driver:
         path = self.settings.installing_path
 
         def run() -> None:
-            self._writer.until_room(lambda: self.log_store.begin_install(meta, path.name))
+            self.writer.until_room(lambda: self.log_store.begin_install(meta, path.name))
             self._installed = self.keeper.replace(path)
-            self._writer.until_room(lambda: self.log_store.finish_install(meta))
+            self.writer.until_room(lambda: self.log_store.finish_install(meta))
 
-        self._writer.submit(Job(run, lambda: self._on_installed(meta)))
+        self.writer.submit(Job(run, lambda: self._on_installed(meta)))
 
     def _on_installed(self, meta: SnapshotMeta) -> None:
         try:
@@ -363,7 +363,7 @@ class Driver:
         self.installing = False
         self.writes.skip_to(meta.index)
         self.applied_waiters.reach(meta.index)
-        self._log.info("snapshot.installed", index=meta.index, term=meta.term)
+        self.log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_queue.run_more()
 
     def _report_snapshot(self, node_id: int, index: int) -> None:
@@ -381,10 +381,10 @@ class Driver:
         if meta is None:
             return
         core.compact(meta.index)
-        self._writer.submit(
+        self.writer.submit(
             Job(
-                lambda: self._writer.until_room(lambda: self.log_store.compact(meta)),
-                lambda: self._log.info("raft.compacted", index=meta.index, term=meta.term),
+                lambda: self.writer.until_room(lambda: self.log_store.compact(meta)),
+                lambda: self.log.info("raft.compacted", index=meta.index, term=meta.term),
             )
         )
 
@@ -412,7 +412,7 @@ class Driver:
         self.log_store.append([founding_entry(configuration)], HardState(term=1, commit_index=1))
         self.founding = None
         members = [m.node_id for m in configuration.members]
-        self._log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
+        self.log.info("cluster.founded", cluster_id=self.identity.cluster_id, members=members)
         self._make_core(self.log_store.load())
 
     def renounce(self) -> None:
@@ -426,5 +426,5 @@ class Driver:
     def join(self) -> None:
         """Take part in a cluster that knows this node: the leader sends the log from its beginning, or a snapshot."""
         self.founding = None
-        self._log.info("cluster.joined", cluster_id=self.identity.cluster_id)
+        self.log.info("cluster.joined", cluster_id=self.identity.cluster_id)
         self._make_core(self.log_store.load())

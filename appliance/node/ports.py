@@ -130,6 +130,18 @@ class LogStore(Protocol):
         """Drop entries up to and including meta.index, which becomes what stands before the first entry."""
         ...
 
+    def drop_leftovers(self, rows_max: int) -> int:
+        """Remove at most so many entries that `compact` has dropped and that still take room; answers how many are
+        left.
+        """
+        ...
+
+    def give_back(self, used_bytes_max: int) -> None:
+        """Give unused room back to the file system, when what is used is no more than this; nothing else may be done
+        meanwhile.
+        """
+        ...
+
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
         """Remember that this received snapshot file is about to replace `ledger.db`."""
         ...

@@ -12,6 +12,7 @@ from appliance.ledger.commands import WriteRequest, WriteResult, encode_write
 from appliance.node.api import (
     ChangeAnswer,
     ClusterInfo,
+    CompactAnswer,
     Figures,
     Health,
     HistoryAnswer,
@@ -20,6 +21,7 @@ from appliance.node.api import (
     ScanAnswer,
     TransferAnswer,
 )
+from appliance.node.compacting import Compacting
 from appliance.node.driver import Driver
 from appliance.node.leadership import Leadership
 from appliance.node.membership import Membership
@@ -75,6 +77,7 @@ class Service:
         self._reading = Reading(driver, self._leadership, write_timeout_s)
         self._pausing = Pausing(driver, self._leadership, write_timeout_s)
         self._membership = Membership(driver, self._leadership)
+        self._compacting = Compacting(driver, instruments)
         self._outcomes: dict[str, Counter] = {
             outcome: instruments.counter("scribe_raft_proposals_total", outcome=outcome)
             for outcome in PROPOSAL_OUTCOMES
@@ -228,6 +231,10 @@ class Service:
     async def transfer_leadership(self, node_id: int | None) -> TransferAnswer:
         """Let another voter lead."""
         return await self._membership.transfer(node_id)
+
+    async def compact(self) -> CompactAnswer:
+        """Compact this node."""
+        return await self._compacting.compact()
 
     async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
         """Refuse writes everywhere for a time."""

@@ -91,6 +91,12 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("clock.off", _E, "The clock is {offset_s} s ahead of the peers': this node gives way", ("offset_s",)),
         EventRow("clock.right", _I, "The clock agrees with the peers' again: {offset_s} s", ("offset_s",)),
         EventRow("storage.room_again", _I, "There is room on the disk again: {free_bytes} bytes", ("free_bytes",)),
+        EventRow(
+            "node.compacted",
+            _I,
+            "The node is compacted up to index {index}: {entries} entries dropped, {freed_bytes} bytes given back",
+            ("index", "entries", "freed_bytes", "seconds"),
+        ),
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),

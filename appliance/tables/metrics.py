@@ -99,6 +99,11 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow("scribe_peer_refused_total", _C, "connections", "Peer connections refused, by reason", ("reason",)),
         # Ledger
         MetricRow("scribe_merkle_tree_size", _G, "leaves", "Leaves in the Merkle tree"),
+        MetricRow("scribe_compaction_running", _G, "", "1 while an operator's compaction of this node is under way"),
+        MetricRow("scribe_compaction_entries_left", _G, "entries", "Log entries that it has still to drop"),
+        MetricRow("scribe_compaction_freed_bytes", _G, "bytes", "Bytes that the last one gave back"),
+        MetricRow("scribe_compaction_last_seconds", _G, "s", "How long the last one took"),
+        MetricRow("scribe_compactions_total", _C, "compactions", "Compactions that operators asked for", ("outcome",)),
         MetricRow("scribe_idempotency_keys", _G, "keys", "Idempotency keys held"),
         # Gateway
         MetricRow("scribe_rate_limited_total", _C, "requests", "Requests refused by the rate limit"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from tests.cluster.harness import Cluster, await_value, running_cluster
+from tests.cluster.writer import Writer
 
 CHANGE_S = 60.0
 PASSING = {"no_leader", "no_quorum", "not_committed", "shutting_down", "overloaded"}  # surely not done: sent again
@@ -62,47 +62,6 @@ def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "")
         return node in voters(cluster, through) and incarnation(cluster, through, node) != other_than
 
     await_value(is_back, f"node {node} to be a voter", CHANGE_S)
-
-
-class Writer:
-    """Writes one key after the other until it is told to end; keeps what was acknowledged."""
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.acknowledged: list[str] = []
-        self.unexpected: list[str] = []
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=15.0) as client:
-            while not self._end.is_set():
-                number += 1
-                node = sorted(self._cluster.processes)[number % len(self._cluster.processes)]
-                key = f"{self._name}-{number}"
-                try:
-                    answer = client.put(self._cluster.url(node, f"/kv/{key}"), content=key.encode())
-                except httpx.TransportError:
-                    continue  # its outcome is not known
-                if answer.status_code == 200:
-                    self.acknowledged.append(key)
-                elif answer.status_code not in {503, 504}:
-                    self.unexpected.append(answer.text)
-
-    def wait(self, count: int) -> None:
-        """Until so many more writes are acknowledged."""
-        goal = len(self.acknowledged) + count
-        await_value(lambda: len(self.acknowledged) >= goal, f"{count} more writes", CHANGE_S)
 
 
 def check(cluster: Cluster, node: int, writer: Writer) -> None:

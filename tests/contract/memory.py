@@ -75,6 +75,11 @@ class MemoryLogStore:
         del disk.entries[: meta.index - disk.snapshot.index]
         disk.snapshot = meta
 
+    def drop_leftovers(self, rows_max: int) -> int:
+        return 0
+
+    def give_back(self, used_bytes_max: int) -> None: ...
+
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
         self._disk.install = (meta, file_name)
 

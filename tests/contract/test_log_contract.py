@@ -133,6 +133,32 @@ def test_an_install_is_remembered_until_it_is_finished(store: LogStore, reopen: 
     last.close()
 
 
+def test_dropped_entries_go_in_slices_and_their_room_is_given_back(tmp_path: Path) -> None:
+    store = SqliteLogStore(tmp_path / "raft.db")
+    store.load()
+    for first in range(1, 2001, 50):
+        store.append([make_entry(1, first + n, EntryKind.NORMAL, bytes(2000)) for n in range(50)], None)
+    store.give_back(2**30)
+    size_bytes = store.size_bytes()
+    store.compact(SnapshotMeta(1900, 1, CONFIGURATION))
+    assert store.drop_leftovers(500) == 1400
+    store.append([entry(2001)], None)  # which drops some more
+    left = store.drop_leftovers(1)
+    assert 0 < left < 1399
+    assert store.drop_leftovers(5000) == 0
+    assert store.size_bytes() >= size_bytes
+    store.give_back(1000)
+    assert store.size_bytes() >= size_bytes, "more than that is in use"
+    store.give_back(2**20)
+    assert store.size_bytes() < size_bytes / 8
+    assert store.read(1901, 1902, 1)[0].index == 1901
+    store.append([entry(2002)], None)
+    store.close()
+    again = SqliteLogStore(tmp_path / "raft.db")
+    assert again.load().last_index == 2002
+    again.close()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_sqlite_and_memory_agree_on_random_calls(tmp_path: Path, seed: int) -> None:
     random = Random(seed)
@@ -143,7 +169,7 @@ def test_sqlite_and_memory_agree_on_random_calls(tmp_path: Path, seed: int) -> N
     term = 1
     for step in range(150):
         first_index, last_index = stored.snapshot.index, stored.last_index
-        match random.choice(["append", "append", "append", "conflict", "compact", "install", "reopen"]):
+        match random.choice(["append", "append", "append", "conflict", "compact", "shrink", "install", "reopen"]):
             case "append" | "conflict" as kind:
                 term += kind == "conflict"
                 first = random.randint(first_index + 1, last_index + 1) if kind == "conflict" else last_index + 1
@@ -158,6 +184,10 @@ def test_sqlite_and_memory_agree_on_random_calls(tmp_path: Path, seed: int) -> N
                 index = random.randint(first_index, last_index)
                 for store in stores:
                     store.compact(SnapshotMeta(index, 1, CONFIGURATION))
+            case "shrink":
+                for store in stores:
+                    store.drop_leftovers(random.randint(1, 100))
+                    store.give_back(random.choice((0, 2**30)))
             case "install" if random.random() < 0.3:
                 meta = SnapshotMeta(last_index + random.randint(0, 50), term, CONFIGURATION)
                 for store in stores:

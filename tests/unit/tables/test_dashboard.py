@@ -32,6 +32,16 @@ RUNBOOK_PANELS = {
 }
 # Metrics that no panel and no rule reads, each with its reason.
 USED_BY_NOBODY = {
+    **dict.fromkeys(
+        (
+            "scribe_compaction_running",
+            "scribe_compaction_entries_left",
+            "scribe_compaction_freed_bytes",
+            "scribe_compaction_last_seconds",
+            "scribe_compactions_total",
+        ),
+        "read by who runs a compaction, while it runs (the runbook's `Database Compaction`)",
+    ),
     "scribe_idempotency_keys": "read when new idempotency keys are refused; that error has its own code in Error rate",
 }
 

@@ -1,0 +1,52 @@
+"""A client that writes all the time, through all nodes in turn, while a test does things to them."""
+
+from __future__ import annotations
+
+import threading
+
+import httpx
+
+from tests.cluster.harness import Cluster, await_value
+
+WAIT_S = 60.0
+
+
+class Writer:
+    """Writes one key after the other until it is told to end; keeps what was acknowledged."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.acknowledged: list[str] = []
+        self.unexpected: list[str] = []
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=15.0) as client:
+            while not self._end.is_set():
+                number += 1
+                node = sorted(self._cluster.processes)[number % len(self._cluster.processes)]
+                key = f"{self._name}-{number}"
+                try:
+                    answer = client.put(self._cluster.url(node, f"/kv/{key}"), content=key.encode())
+                except httpx.TransportError:
+                    continue  # its outcome is not known
+                if answer.status_code == 200:
+                    self.acknowledged.append(key)
+                elif answer.status_code not in {503, 504}:
+                    self.unexpected.append(answer.text)
+
+    def wait(self, count: int) -> None:
+        """Until so many more writes are acknowledged."""
+        goal = len(self.acknowledged) + count
+        await_value(lambda: len(self.acknowledged) >= goal, f"{count} more writes", WAIT_S)
