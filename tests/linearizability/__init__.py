@@ -11,7 +11,7 @@ A history is a file of JSON lines: one object for each attempt of a client, in a
 | `outcome` | string | `ok`, `not_found`, `condition_failed`, `refused`, `unknown` |
 | `versions` | array of integers or null | `ok` writes: the version that each part made; null where it was not told |
 | `version`, `value` | integer, string | `ok` get: what was read |
-| `current_version` | integer | `condition_failed`: the version that the refusing part found, 0 for absent; may be missing |
+| `current_version` | integer | `condition_failed`: what the refusing part found, 0 for absent; may be missing |
 | `failed_position` | integer | `condition_failed`, `not_found` of a batch: the refusing part; may be missing |
 | `idempotency_key` | string | attempts with the same key are one operation that takes effect at most once |
 | `index`, `leaf_indexes` | integer, array of integers | the server's own order; not needed, see `order.py` |

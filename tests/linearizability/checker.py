@@ -1,7 +1,7 @@
 """The verdict on a history.
 
-    verdict = check(read_history(path))
-    assert verdict.valid, verdict
+verdict = check(read_history(path))
+assert verdict.valid, verdict
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A violation as text: as few answers as it takes to contradict each other.
 
-1. The shortest prefix of time without an order. A prefix of a linearizable history is linearizable (what is not over yet
-   counts as unknown), so there is a first answer that cannot be explained: the one that cannot be placed.
-2. What is told in that prefix is made weaker, piece by piece, as long as there is still no order: a read is left out, an
-   acknowledged write becomes an unknown one. Weaker histories have all the orders of stronger ones, so what remains is
-   contradiction enough. Of a long prefix the writes before the last `RECENT_MAX` answers may stay as they are; the text
-   says how many.
+1. The shortest prefix of time without an order. A prefix of a linearizable history is linearizable (what is not over
+yet counts as unknown), so there is a first answer that cannot be explained: the one that cannot be placed. 2. What is
+told in that prefix is made weaker, piece by piece, as long as there is still no order: a read is left out, an
+acknowledged write becomes an unknown one. Weaker histories have all the orders of stronger ones, so what remains is
+contradiction enough. Of a long prefix the writes before the last `RECENT_MAX` answers may stay as they are; the text
+says how many.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Record:
     def __post_init__(self) -> None:
         problem = _problem(self)
         if problem is not None:
-            raise HistoryError(f"{problem}: {self}")
+            raise HistoryError(f"{problem}, and not {self.parts} -> {self.outcome}")
 
     @property
     def is_get(self) -> bool:
@@ -91,22 +91,27 @@ class Contradiction(Exception):
 
 
 def _problem(record: Record) -> str | None:
-    parts, outcome = record.parts, record.outcome
+    parts = record.parts
     if not parts or any(part.op not in {"put", "delete", "get"} for part in parts):
         return "a record asks for puts, deletes or one get"
-    if record.is_get or any(part.op == "get" for part in parts):
-        if len(parts) > 1:
-            return "a get stands alone"
-        if outcome is Outcome.OK and (record.version is None or record.value is None):
-            return "a get that found something has a version and a value"
-        if outcome is Outcome.CONDITION_FAILED:
-            return "a get has no condition"
-    elif outcome is Outcome.OK and len(record.versions) != len(parts):
-        return "a write that is ok has a version, or null, for each part"
     if any(part.op == "put" and part.value is None for part in parts):
         return "a put has a value"
-    if outcome not in UNDECIDED and (record.returned is None or record.returned < record.call):
+    if record.outcome not in UNDECIDED and (record.returned is None or record.returned < record.call):
         return "an answer comes after its call"
+    if any(part.op == "get" for part in parts):
+        return _problem_of_get(record)
+    if record.outcome is Outcome.OK and len(record.versions) != len(parts):
+        return "a write that is ok has a version, or null, for each part"
+    return None
+
+
+def _problem_of_get(record: Record) -> str | None:
+    if len(record.parts) > 1:
+        return "a get stands alone"
+    if record.outcome is Outcome.CONDITION_FAILED:
+        return "a get has no condition"
+    if record.outcome is Outcome.OK and (record.version is None or record.value is None):
+        return "a get that found something has a version and a value"
     return None
 
 

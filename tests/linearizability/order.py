@@ -68,7 +68,9 @@ def _keys(done: Iterable[Record]) -> list[str]:
                 continue
             other = known[part.key].setdefault(version, (leaf, record))
             if other[0] != leaf:
-                problems.append(f"version {version} of {part.key!r} is leaf {leaf} and {other[0]}: {record}; {other[1]}")
+                problems.append(
+                    f"version {version} of {part.key!r} is leaf {leaf} and {other[0]}: {record}; {other[1]}"
+                )
     for key, by_version in known.items():
         for (one, (before, first)), (two, (after, second)) in pairwise(sorted(by_version.items())):
             if before >= after:

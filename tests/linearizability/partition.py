@@ -10,16 +10,16 @@ touches one of B's keys is
 
 *The cut history is linearizable exactly if the whole is.* From the whole to the cut: put B's pieces where B stood. From
 the cut to the whole: take an order of the cut history as points in time, t(X) within X's interval (without an end for
-unknown X). Move all of B's pieces to the end of B's interval, t(B) = B.return, each quiet batch likewise, and look at any
-key k of B. Operations on other keys alone do not notice. Decided operations on k lie wholly before or behind B's
-interval, so they keep their side of B's piece; unknown ones that touch further keys were called behind it, and
-stay behind it. Unknown ones that touch k alone may have had a point between the piece's old place and its new one.
-Those are moved too: each to the later of its own call and the point of what stands before it in the order on k. If it stood
-before B's piece, that is no later than B.return: it was called before B was over, since the order keeps real time, and
-so was what stands before it. If it stood behind, nothing decided stands between B's piece and B.return, so it
-still comes before what follows it. On each key the order is what it was; since what an operation answers
-depends on the order on its keys alone, all answers stand. B's pieces are at one point with nothing on their keys between
-them, so they are B, taking effect at once.
+unknown X). Move all of B's pieces to the end of B's interval, t(B) = B.return, each quiet batch likewise, and look at
+any key k of B. Operations on other keys alone do not notice. Decided operations on k lie wholly before or behind B's
+interval, so they keep their side of B's piece; unknown ones that touch further keys were called behind it, and stay
+behind it. Unknown ones that touch k alone may have had a point between the piece's old place and its new one. Those
+are moved too: each to the later of its own call and the point of what stands before it in the order on k. If it stood
+before B's piece, that is no later than B.return: it was called before B was over, since the order keeps real time,
+and so was what stands before it. If it stood behind, nothing decided stands between B's piece and B.return, so it
+still comes before what follows it. On each key the order is what it was; since what an operation answers depends on
+the order on its keys alone, all answers stand. B's pieces are at one point with nothing on their keys between them,
+so they are B, taking effect at once.
 
 A batch that overlaps with something on its keys stays whole, and so does every batch whose effect is unknown (in
 pieces it could take effect by half) and every batch that was refused by a condition (one of its parts refused it,
@@ -27,8 +27,8 @@ and what the others saw may be part of why).
 
 **Components.** Keys that a batch still touches together are joined, and each connected component of keys is judged by
 itself. *That is sound because linearizability is local* (Herlihy and Wing 1990, theorem 1): a component is one object
-(its keys never meet those of another in one operation), and a history is linearizable exactly if its part on each object
-is. Time is no reason to separate two components that are joined, and none to join two that are not.
+(its keys never meet those of another in one operation), and a history is linearizable exactly if its part on each
+object is. Time is no reason to separate two components that are joined, and none to join two that are not.
 """
 
 from __future__ import annotations

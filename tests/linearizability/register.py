@@ -219,9 +219,7 @@ def _not_found(_: random.Random, record: Record) -> Record:
 
 
 def _bare(record: Record, outcome: Outcome, returned: int | None) -> Record:
-    return Record(
-        record.client, record.call, returned, record.parts, outcome, idempotency_key=record.idempotency_key
-    )
+    return Record(record.client, record.call, returned, record.parts, outcome, idempotency_key=record.idempotency_key)
 
 
 def _another_version(chance: random.Random, record: Record) -> Record:

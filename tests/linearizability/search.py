@@ -4,9 +4,9 @@ It is the search of Wing and Gong (1993) with Lowe's memory of what was tried (2
 only when all that were over before its call are taken, carry it out on the model, and go back where nothing fits. What
 makes it fast here is that most steps are no choice (`_forced`):
 
-- **An operation that changes nothing, may be taken and fits the present state is taken.** If an order exists from here in
-  which it comes later, the same with it moved here is one too: it changes nothing, and nothing that was over before its
-  call is left.
+- **An operation that changes nothing, may be taken and fits the present state is taken.** If an order exists from
+  here in which it comes later, the same with it moved here is one too: it changes nothing, and nothing that was over
+  before its call is left.
 - **A write W that told its versions, may be taken and fits is taken, unless something that is left to take watches its
   keys.** W fits only while each of its keys has exactly the version before W's, and versions never go back. So in every
   order from here, no write on these keys comes before W. If nothing else could look at them before W either, W can be
@@ -17,15 +17,15 @@ makes it fast here is that most steps are no choice (`_forced`):
 What is left are choices: unknown writes, which may be taken at any time after their call, or never. Fewer of them:
 
 - A write may not make a version that an acknowledged write made, nor one of which another value was read.
-- Unknown writes that do the same to the same keys, told apart only by values that nobody read, are interchangeable: they
-  are taken in the order of their calls.
-- One that brings all its keys beyond the last version that anybody was told cannot help, unless something about its keys
-  is not known by version.
+- Unknown writes that do the same to the same keys, told apart only by values that nobody read, are interchangeable:
+  they are taken in the order of their calls.
+- One that brings all its keys beyond the last version that anybody was told cannot help, unless something about its
+  keys is not known by version.
 - One is taken only directly before something that touches its keys, since it can wait until then.
 
 Decided operations are kept in lanes, in each of which one is over before the next is called: a lane is taken in its
-order, so what is taken is one number for each lane and one for each kind of unknown write. With what is known of the last
-unknown writers that is the whole state, and the memory's key.
+order, so what is taken is one number for each lane and one for each kind of unknown write. With what is known of the
+last unknown writers that is the whole state, and the memory's key.
 """
 
 from __future__ import annotations

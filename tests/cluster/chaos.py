@@ -1,0 +1,264 @@
+"""`python -m tests.cluster.chaos [--kills 30] [--wipes 30] [--reshapes 1] [--seed N] [--report FILE]`
+
+Real processes under load: the leader is killed again and again, followers lose their disks in turn, and the cluster
+grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is judged
+for linearizability round by round, with fresh keys in each; keys of all rounds are read again at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.cluster.harness import Cluster, await_value, running_cluster
+from tests.linearizability.checker import check
+from tests.linearizability.history import Outcome, write_history
+from tests.linearizability.order import order_problems
+from tests.linearizability.recorder import Clients
+
+BACK_S: Final = 60.0
+QUIET_WRITES: Final = 30  # before and after each fault
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def incarnation(cluster: Cluster, through: int, node: int) -> tuple[str, str]:
+    """Role and incarnation of a member, as another node has it; empty when it is none."""
+    members = cluster.get(through, "/cluster/nodes").json()["nodes"]
+    return next(((m["role"], m["incarnation"]) for m in members if m["node_id"] == node), ("", ""))
+
+
+def kill_leader(cluster: Cluster) -> int:
+    """SIGKILL; answers who it was."""
+    node = cluster.leader()
+    cluster.kill(node)
+    return node
+
+
+def wipe(cluster: Cluster, node: int) -> str:
+    """SIGKILL a node and clear its data directory; answers its incarnation of before."""
+    through = next(n for n in cluster.processes if n != node)
+    before = incarnation(cluster, through, node)[1]
+    cluster.kill(node)
+    for path in (cluster.files.directory / f"node{node}" / "data").iterdir():
+        path.unlink()
+    return before
+
+
+def await_back(cluster: Cluster, node: int, before: str) -> None:
+    """Until a node that was wiped is a voter again, under another incarnation, and healthy."""
+
+    def is_back() -> bool:
+        role, now = incarnation(cluster, cluster.leader(), node)
+        return role == "voter" and now != before
+
+    await_value(is_back, f"node {node} to be a voter again", BACK_S)
+    cluster.wait_healthy(node)
+
+
+@dataclass(slots=True)
+class Chaos:
+    """A run over one cluster.
+
+    Attributes:
+        outages_s: from each SIGKILL of a leader to the next acknowledged write of any client.
+        violations: what the checker found, with the round's name.
+    """
+
+    cluster: Cluster
+    seed: int
+    directory: Path
+    outages_s: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    operations: int = 0
+    acknowledged: int = 0
+    unknown: int = 0
+    undecided: int = 0
+    rounds: list[Clients] = field(default_factory=list)
+
+    @contextmanager
+    def round(self, name: str) -> Iterator[Clients]:
+        """Load while the block does something; what was told is judged behind it."""
+        cluster = self.cluster
+
+        def urls() -> list[str]:
+            return [cluster.url(node) for node in tuple(cluster.processes)]
+
+        with Clients(urls, cluster.key, name=name, seed=self.seed) as clients:
+            self.wait(clients)
+            yield clients
+            self.wait(clients)
+        self.rounds.append(clients)
+        self.judge(clients)
+
+    def wait(self, clients: Clients, more: int = QUIET_WRITES) -> None:
+        """Until so many more writes are acknowledged."""
+        goal = clients.acknowledged() + more
+        await_value(lambda: clients.acknowledged() >= goal, f"{more} more writes", BACK_S)
+
+    def judge(self, clients: Clients) -> None:
+        """Read all keys of a round and judge its whole history."""
+        clients.read_all()
+        verdict = check(clients.records)
+        problems = order_problems(clients.records)
+        self.undecided += verdict.answer == "undecided"
+        if verdict.answer == "violated" or problems:
+            path = self.directory / f"{clients.name}.jsonl"
+            write_history(path, clients.records)
+            self.violations.append(f"{clients.name}: {verdict}; {problems}; history: {path}")
+
+    def kill(self, number: int) -> None:
+        """Kill the leader, wait for the next write, and start it again."""
+        with self.round(f"kill{number}") as clients:
+            node = self.cluster.leader()
+            count = clients.acknowledged()
+            killed_s = time.monotonic()
+            self.cluster.kill(node)
+            while clients.acknowledged() <= count + len(clients._threads):  # answers that were on their way
+                assert time.monotonic() - killed_s < BACK_S, "no write after a leader was killed"
+                time.sleep(0.002)
+            self.outages_s.append(self._outage_s(clients, killed_s))
+            self.cluster.start(node)
+            self.cluster.wait_healthy(node)
+
+    @staticmethod
+    def _outage_s(clients: Clients, killed_s: float) -> float:
+        """To the first acknowledged write whose answer came at least 50 ms later: what came before was on its way."""
+        ends = (
+            r.returned / 1e9 for r in list(clients.records) if r.outcome is Outcome.OK and not r.is_get and r.returned
+        )
+        return min(end for end in ends if end > killed_s + 0.05) - killed_s
+
+    def wipe(self, number: int) -> None:
+        """Wipe one follower after the other."""
+        with self.round(f"wipe{number}") as clients:
+            followers = self.cluster.followers()
+            node = followers[number % len(followers)]
+            before = wipe(self.cluster, node)
+            self.wait(clients)
+            self.cluster.start(node)
+            await_back(self.cluster, node, before)
+
+    def change(self, name: str, act: Callable[[], None]) -> None:
+        """A change of the membership under load."""
+        with self.round(name):
+            act()
+
+    def post(self, path: str, **body: Any) -> None:
+        """Ask any node for a change."""
+        node = random.choice(tuple(self.cluster.processes))
+        answer = self.cluster.client.post(self.cluster.url(node, path), json=body, timeout=120.0)
+        assert answer.status_code == 200, answer.text
+
+    def add(self, node: int) -> None:
+        """Start a node and make it a voter."""
+        self.cluster.start(node)
+        self.cluster.wait_answers(node)
+        self.post("/cluster/nodes/add", node_id=node, address=self.cluster.url(node).removeprefix("http://"))
+
+    def remove(self, node: int) -> None:
+        """Remove a member and stop it."""
+        self.post("/cluster/nodes/remove", node_id=node)
+        self.cluster.stop(node)
+
+    def finish(self) -> None:
+        """Read what all rounds wrote once more, and add up."""
+        for clients in self.rounds:
+            clients.urls = lambda: [self.cluster.url(node) for node in self.cluster.processes]
+            self.judge(clients)
+            self.operations += len(clients.records)
+            self.acknowledged += clients.acknowledged()
+            self.unknown += sum(r.outcome is Outcome.UNKNOWN for r in clients.records)
+        self.cluster.agree()
+
+
+def reshape(directory: Path, seed: int) -> Chaos:
+    """From one node to three to five, and back to three without the leader of then."""
+    with running_cluster(directory, founders=1, nodes=5) as cluster:
+        chaos = Chaos(cluster, seed, directory)
+        for node in (2, 3, 4, 5):
+            chaos.change(f"add{node}", lambda node=node: chaos.add(node))
+        chaos.change("remove-leader", lambda: chaos.remove(cluster.leader()))
+        chaos.change("remove-follower", lambda: chaos.remove(cluster.followers()[0]))
+        assert len(cluster.processes) == 3
+        chaos.finish()
+        return chaos
+
+
+def harass(directory: Path, seed: int, kills: int, wipes: int) -> Chaos:
+    """Kills and wipes in turn."""
+    with running_cluster(directory) as cluster:
+        chaos = Chaos(cluster, seed, directory)
+        for number in range(max(kills, wipes)):
+            if number < kills:
+                chaos.kill(number)
+            if number < wipes:
+                chaos.wipe(number)
+            print(f"round {number}: {len(chaos.violations)} violations", file=sys.stderr, flush=True)
+        chaos.finish()
+        return chaos
+
+
+def report(runs: list[Chaos], options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """What came of it."""
+    outages_s = sorted(s for run in runs for s in run.outages_s)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip(),
+        "command": f"python -m tests.cluster.chaos --kills {options.kills} --wipes {options.wipes} "
+        f"--reshapes {options.reshapes} --seed {options.seed}",
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]},
+        "seconds": round(seconds, 1),
+        "leader_kills": options.kills,
+        "follower_wipes": options.wipes,
+        "reshapes": options.reshapes,
+        "attempts": sum(run.operations for run in runs),
+        "acknowledged_writes": sum(run.acknowledged for run in runs),
+        "unknown_outcomes": sum(run.unknown for run in runs),
+        "histories": sum(2 * len(run.rounds) for run in runs),
+        "histories_undecided": sum(run.undecided for run in runs),
+        "violations": [text for run in runs for text in run.violations],
+        "kill_to_next_write_s": {
+            "min": round(outages_s[0], 3),
+            "median": round(statistics.median(outages_s), 3),
+            "worst": round(outages_s[-1], 3),
+        }
+        if outages_s
+        else {},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--wipes", type=int, default=30)
+    parser.add_argument("--reshapes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    started_s = time.monotonic()
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    runs = [reshape(directory / f"reshape{n}", options.seed + n) for n in range(options.reshapes)]
+    runs.append(harass(directory / "harass", options.seed, options.kills, options.wipes))
+    found = report(runs, options, time.monotonic() - started_s)
+    text = json.dumps(found, indent=2)
+    print(text)
+    if options.report:
+        options.report.write_text(text + "\n")
+    return 1 if found["violations"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
