@@ -11,12 +11,14 @@ PYTEST_ARGS ?=
 UP_ARGS     ?=
 # For `make sim`: the range of seeds, first:end.
 SEEDS       ?= 0:2000
+# For `make chaos`: how much of it, which settings, where the report goes (CHAOS_ARGS="--kills 5 --wipes 5").
+CHAOS_ARGS  ?=
 # For `make bench`: which groups and rows, how long, whether to write (BENCH_ARGS="--groups speed --rounds 1").
 BENCH_ARGS  ?=
 # For `make profile`: which load, how long, which node (PROFILE_ARGS="--row 'GET stale c=64' --seconds 30").
 PROFILE_ARGS ?=
 
-.PHONY: help install install-dev up down test test-unit test-processes lint format render bench profile sim clean
+.PHONY: help install install-dev up down test test-unit test-processes lint format render bench profile sim chaos clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +73,9 @@ profile: install-dev ## where the leader's time goes under load, stage by stage
 
 sim: install-dev ## the simulator over the seeds SEEDS=first:end
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --jobs $(WORKERS)
+
+chaos: install-dev ## real nodes killed, wiped and reshaped under load, and what clients were told judged
+	$(BIN)/python -m tests.cluster.chaos $(CHAOS_ARGS)
 
 clean: ## remove what was installed and cached; .scribe/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,8 +1,8 @@
 """`python -m tests.cluster.chaos [--kills 30] [--wipes 30] [--reshapes 1] [--seed N] [--report FILE]`
 
 Real processes under load: the leader is killed again and again, followers lose their disks in turn, and the cluster
-grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is judged
-for linearizability round by round, with fresh keys in each; keys of all rounds are read again at the end.
+grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is
+judged for linearizability round by round, with fresh keys in each; keys of all rounds are read again at the end.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class Chaos:
             act()
 
     def post(self, path: str, **body: Any) -> None:
-        """Ask any node for a change."""
-        node = random.choice(tuple(self.cluster.processes))
+        """Ask any other node for a change of a node."""
+        node = random.choice([node for node in self.cluster.processes if node != body["node_id"]])
         answer = self.cluster.client.post(self.cluster.url(node, path), json=body, timeout=120.0)
         assert answer.status_code == 200, answer.text
 
@@ -197,9 +197,9 @@ def reshape(directory: Path, seed: int) -> Chaos:
         return chaos
 
 
-def harass(directory: Path, seed: int, kills: int, wipes: int) -> Chaos:
+def harass(directory: Path, seed: int, kills: int, wipes: int, environment: dict[str, str]) -> Chaos:
     """Kills and wipes in turn."""
-    with running_cluster(directory) as cluster:
+    with running_cluster(directory, environment) as cluster:
         chaos = Chaos(cluster, seed, directory)
         for number in range(max(kills, wipes)):
             if number < kills:
@@ -218,7 +218,8 @@ def report(runs: list[Chaos], options: argparse.Namespace, seconds: float) -> di
     return {
         "commit": commit.stdout.strip(),
         "command": f"python -m tests.cluster.chaos --kills {options.kills} --wipes {options.wipes} "
-        f"--reshapes {options.reshapes} --seed {options.seed}",
+        f"--reshapes {options.reshapes} --seed {options.seed} --election-timeout {options.election_timeout:g} "
+        f"--heartbeat-timeout {options.heartbeat_timeout:g}",
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]},
         "seconds": round(seconds, 1),
         "leader_kills": options.kills,
@@ -246,12 +247,18 @@ def main() -> int:
     parser.add_argument("--wipes", type=int, default=30)
     parser.add_argument("--reshapes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--election-timeout", type=float, default=1.0, help="seconds; by default as by default")
+    parser.add_argument("--heartbeat-timeout", type=float, default=0.1, help="seconds")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     started_s = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     runs = [reshape(directory / f"reshape{n}", options.seed + n) for n in range(options.reshapes)]
-    runs.append(harass(directory / "harass", options.seed, options.kills, options.wipes))
+    environment = {
+        "SCRIBE_CONSENSUS__ELECTION_TIMEOUT": str(options.election_timeout),
+        "SCRIBE_CONSENSUS__HEARTBEAT_TIMEOUT": str(options.heartbeat_timeout),
+    }
+    runs.append(harass(directory / "harass", options.seed, options.kills, options.wipes, environment))
     found = report(runs, options, time.monotonic() - started_s)
     text = json.dumps(found, indent=2)
     print(text)
