@@ -1,7 +1,7 @@
-"""`python -m tests.cluster.chaos [--kills 30] [--wipes 30] [--reshapes 1] [--seed N] [--report FILE]`
+"""`python -m tests.cluster.chaos [--kills 30] [--wipes 30] [--restarts 5] [--reshapes 1] [--report FILE]`
 
-Real processes under load: the leader is killed again and again, followers lose their disks in turn, and the cluster
-grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is
+Real processes under load: the leader is killed again and again, followers lose their disks in turn, all nodes are
+restarted one by one, and the cluster grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is
 judged for linearizability round by round, with fresh keys in each; keys of all rounds are read again at the end.
 """
 
@@ -74,6 +74,7 @@ class Chaos:
 
     Attributes:
         outages_s: from each SIGKILL of a leader to the next acknowledged write of any client.
+        gaps_s: longest time without an acknowledged write in each rolling restart.
         violations: what the checker found, with the round's name.
     """
 
@@ -81,9 +82,11 @@ class Chaos:
     seed: int
     directory: Path
     outages_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     operations: int = 0
     acknowledged: int = 0
+    gave_up: int = 0
     unknown: int = 0
     undecided: int = 0
     rounds: list[Clients] = field(default_factory=list)
@@ -151,6 +154,15 @@ class Chaos:
             self.cluster.start(node)
             await_back(self.cluster, node, before)
 
+    def restart(self, number: int) -> None:
+        """A rolling restart: each node is stopped in good order and started again."""
+        with self.round(f"restart{number}") as clients:
+            for node in sorted(self.cluster.processes):
+                self.cluster.stop(node)
+                self.cluster.start(node)
+                self.cluster.wait_healthy(node)
+        self.gaps_s.append(clients.longest_gap_s())
+
     def change(self, name: str, act: Callable[[], None]) -> None:
         """A change of the membership under load."""
         with self.round(name):
@@ -180,6 +192,7 @@ class Chaos:
             self.judge(clients)
             self.operations += len(clients.records)
             self.acknowledged += clients.acknowledged()
+            self.gave_up += len(clients.gave_up)
             self.unknown += sum(r.outcome is Outcome.UNKNOWN for r in clients.records)
         self.cluster.agree()
 
@@ -197,15 +210,21 @@ def reshape(directory: Path, seed: int) -> Chaos:
         return chaos
 
 
-def harass(directory: Path, seed: int, kills: int, wipes: int, environment: dict[str, str]) -> Chaos:
-    """Kills and wipes in turn."""
+def harass(directory: Path, options: argparse.Namespace) -> Chaos:
+    """Kills, wipes and rolling restarts in turn."""
+    environment = {
+        "SCRIBE_CONSENSUS__ELECTION_TIMEOUT": str(options.election_timeout),
+        "SCRIBE_CONSENSUS__HEARTBEAT_TIMEOUT": str(options.heartbeat_timeout),
+    }
     with running_cluster(directory, environment) as cluster:
-        chaos = Chaos(cluster, seed, directory)
-        for number in range(max(kills, wipes)):
-            if number < kills:
+        chaos = Chaos(cluster, options.seed, directory)
+        for number in range(max(options.kills, options.wipes, options.restarts)):
+            if number < options.kills:
                 chaos.kill(number)
-            if number < wipes:
+            if number < options.wipes:
                 chaos.wipe(number)
+            if number < options.restarts:
+                chaos.restart(number)
             print(f"round {number}: {len(chaos.violations)} violations", file=sys.stderr, flush=True)
         chaos.finish()
         return chaos
@@ -213,38 +232,39 @@ def harass(directory: Path, seed: int, kills: int, wipes: int, environment: dict
 
 def report(runs: list[Chaos], options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """What came of it."""
-    outages_s = sorted(s for run in runs for s in run.outages_s)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    asked = ("kills", "wipes", "restarts", "reshapes", "seed", "election_timeout", "heartbeat_timeout")
+    arguments = " ".join(f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in asked)
     return {
         "commit": commit.stdout.strip(),
-        "command": f"python -m tests.cluster.chaos --kills {options.kills} --wipes {options.wipes} "
-        f"--reshapes {options.reshapes} --seed {options.seed} --election-timeout {options.election_timeout:g} "
-        f"--heartbeat-timeout {options.heartbeat_timeout:g}",
+        "command": f"python -m tests.cluster.chaos {arguments}",
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]},
         "seconds": round(seconds, 1),
-        "leader_kills": options.kills,
-        "follower_wipes": options.wipes,
-        "reshapes": options.reshapes,
         "attempts": sum(run.operations for run in runs),
         "acknowledged_writes": sum(run.acknowledged for run in runs),
         "unknown_outcomes": sum(run.unknown for run in runs),
+        "operations_given_up": sum(run.gave_up for run in runs),
         "histories": sum(2 * len(run.rounds) for run in runs),
         "histories_undecided": sum(run.undecided for run in runs),
         "violations": [text for run in runs for text in run.violations],
-        "kill_to_next_write_s": {
-            "min": round(outages_s[0], 3),
-            "median": round(statistics.median(outages_s), 3),
-            "worst": round(outages_s[-1], 3),
-        }
-        if outages_s
-        else {},
+        "leader_kill_to_next_write_s": summary([s for run in runs for s in run.outages_s]),
+        "longest_gap_in_a_rolling_restart_s": summary([s for run in runs for s in run.gaps_s]),
     }
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Count, smallest, median and largest."""
+    if not seconds:
+        return {}
+    figures = {"min": min(seconds), "median": statistics.median(seconds), "worst": max(seconds)}
+    return {"count": len(seconds), **{name: round(value, 3) for name, value in figures.items()}}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--wipes", type=int, default=30)
+    parser.add_argument("--restarts", type=int, default=5, help="rolling restarts of all nodes")
     parser.add_argument("--reshapes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--election-timeout", type=float, default=1.0, help="seconds; by default as by default")
@@ -254,11 +274,7 @@ def main() -> int:
     started_s = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     runs = [reshape(directory / f"reshape{n}", options.seed + n) for n in range(options.reshapes)]
-    environment = {
-        "SCRIBE_CONSENSUS__ELECTION_TIMEOUT": str(options.election_timeout),
-        "SCRIBE_CONSENSUS__HEARTBEAT_TIMEOUT": str(options.heartbeat_timeout),
-    }
-    runs.append(harass(directory / "harass", options.seed, options.kills, options.wipes, environment))
+    runs.append(harass(directory / "harass", options))
     found = report(runs, options, time.monotonic() - started_s)
     text = json.dumps(found, indent=2)
     print(text)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import httpx
@@ -16,7 +17,7 @@ from .history import Outcome, Part, Record
 KINDS: Final = ("put", "get", "cas", "delete", "batch")
 WEIGHTS: Final = (30, 35, 15, 8, 12)
 TIMEOUT_S: Final = 10.0
-TRIES_MAX: Final = 12
+RETRY_S: Final = 30.0  # a client that may ask again does so for this long
 PAUSE_S: Final = 0.05  # before another try
 NOT_DONE: Final = frozenset({429, 503})  # surely not done, and said so by whoever was asked
 
@@ -35,6 +36,7 @@ class Clients:
 
     Attributes:
         records: what was asked and told, in the order of answers.
+        gave_up: last attempts of operations that were tried again and again in vain.
     """
 
     urls: Callable[[], Sequence[str]]
@@ -44,6 +46,7 @@ class Clients:
     name: str = "h"
     seed: int = 0
     records: list[Record] = field(default_factory=list)
+    gave_up: list[Record] = field(default_factory=list)
     _end: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _errors: list[Exception] = field(default_factory=list)
@@ -75,6 +78,11 @@ class Clients:
         """How many writes were acknowledged so far."""
         return sum(record.outcome is Outcome.OK and not record.is_get for record in list(self.records))
 
+    def longest_gap_s(self) -> float:
+        """Longest time between two acknowledged writes."""
+        ends = sorted(r.returned for r in self.records if r.outcome is Outcome.OK and not r.is_get and r.returned)
+        return max((later - earlier for earlier, later in pairwise(ends)), default=0) / 1e9
+
     def _run(self, number: int) -> None:
         chance = random.Random(f"{self.seed}/{self.name}/{number}")
         known: dict[str, int] = {}
@@ -93,7 +101,8 @@ class Clients:
         parts = self._parts(chance, f"{number}.{count}", known)
         is_get = parts[0].op == "get"
         name = f"{self.name}-{number}-{count}" if not is_get and chance.random() < 0.5 else None
-        for _ in range(TRIES_MAX):
+        give_up_s = time.monotonic() + RETRY_S
+        while True:
             record = self._attempt(client, chance.choice(self.urls()), number, parts, name)
             self.records.append(record)
             if record.outcome is Outcome.OK:
@@ -103,6 +112,9 @@ class Clients:
                 record.outcome is Outcome.UNKNOWN and (is_get or name is not None)
             )
             if not again or self._end.is_set():
+                return
+            if time.monotonic() > give_up_s:
+                self.gave_up.append(record)
                 return
             self._end.wait(PAUSE_S)
 
