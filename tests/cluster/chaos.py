@@ -1,8 +1,9 @@
 """`python -m tests.cluster.chaos [--kills 30] [--wipes 30] [--restarts 5] [--reshapes 1] [--report FILE]`
 
 Real processes under load: the leader is killed again and again, followers lose their disks in turn, all nodes are
-restarted one by one, and the cluster grows from one to three to five nodes and shrinks to three, its leader removed on the way. What clients were told is
-judged for linearizability round by round, with fresh keys in each; keys of all rounds are read again at the end.
+restarted one by one, and the cluster grows from one to three to five nodes and shrinks to three, its leader removed on
+the way. What clients were told is judged for linearizability round by round, with fresh keys in each; keys of all rounds
+are read again at the end.
 """
 
 from __future__ import annotations
