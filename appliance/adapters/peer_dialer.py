@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 from typing import Final, Protocol
@@ -96,12 +97,19 @@ class Dialer:
         self._settings = settings
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._failures = 0
+        self._wanted = asyncio.Event()
+
+    def hurry(self) -> None:
+        """The node at this address has shown up: do not wait for the end of the delay."""
+        self._failures = 0
+        self._wanted.set()
 
     async def run(self) -> None:
         """Connect, wait for the end of the connection, and again. Returns when the address is this node's own."""
         loop = asyncio.get_running_loop()
         while True:
             start_s = loop.time()
+            self._wanted.clear()
             link = self._owner.outgoing(self.node_id)
             if link is None:
                 try:
@@ -116,7 +124,9 @@ class Dialer:
                 await asyncio.wait([link.closed])
                 if loop.time() - start_s > self._settings.dial_delay_s_max:
                     self._failures = 0
-            await asyncio.sleep(self._delay_s())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._delay_s()):
+                    await self._wanted.wait()
 
     async def _connect(self) -> Link:
         opened, link = await dial(

@@ -282,6 +282,9 @@ class TcpPeerNetwork:
         if replaced is not None:
             replaced.close()
         self._retarget()  # a node that is no member yet, or has moved, is dialed at the address it tells
+        dialer, _ = self._dialers.get(opened.hello.raft_address, (None, None))
+        if dialer is not None and peer.outgoing is None:
+            dialer.hurry()
         self._connected(peer, link, Incoming(self, opened.hello.identity.node_id), "incoming")
 
     def dial_failed(self, address: str, node_id: int, error: Exception) -> None:

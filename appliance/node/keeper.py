@@ -74,7 +74,8 @@ class LedgerKeeper:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wanted.wait(), self._flush_interval_s)
+                    async with asyncio.timeout(self._flush_interval_s):  # `wait_for` of 3.11 may lose a cancellation
+                        await self._wanted.wait()
                 self._wanted.clear()
                 await self._turn()
         except asyncio.CancelledError:
@@ -187,6 +188,25 @@ class LedgerKeeper:
     async def copy_to(self, path: Path) -> tuple[Summary, bytes]:
         """Copy the ledger file, on a thread of the loop's pool: it takes long and must not delay flushes."""
         return await asyncio.to_thread(self._store.copy_to, path)
+
+    def discard(self, path: Path) -> None:
+        """Remove a copy or a received file, if it is there, without holding up the disk."""
+        self._store.discard(path)
+
+    async def give_back(self, bytes_max: int) -> int:
+        """Give unused room of the ledger file back, so many bytes at most, between flushes; answers what is left of it.
+
+        Raises:
+            StorageError: as `LedgerStore.flush`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._give_back, bytes_max)
+
+    def _give_back(self, bytes_max: int) -> int:
+        with self._lock:
+            if self._store.free_bytes():
+                self._dirty = True
+                self._store.give_back(bytes_max)
+            return self._store.free_bytes()
 
     def replace(self, path: Path) -> tuple[Summary, bytes]:
         """Put a received ledger file in place; called on the log writer's thread."""

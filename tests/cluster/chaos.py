@@ -2,8 +2,8 @@
 
 Real processes under load: the leader is killed again and again, followers lose their disks in turn, all nodes are
 restarted one by one, and the cluster grows from one to three to five nodes and shrinks to three, its leader removed on
-the way. What clients were told is judged for linearizability round by round, with fresh keys in each; keys of all rounds
-are read again at the end.
+the way. What clients were told is judged for linearizability round by round, with fresh keys in each; all keys are
+read again at the end.
 """
 
 from __future__ import annotations

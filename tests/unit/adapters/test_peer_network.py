@@ -279,6 +279,18 @@ async def test_reconnects_after_the_other_side_was_gone(nodes: World, auth: str)
     await until(lambda: fresh.received == [heartbeat(1, 2)])
 
 
+async def test_who_shows_up_is_dialed_at_once_however_long_it_was_away(nodes: World) -> None:
+    one = await nodes.node(1, dial_delay_s_min=1000.0, dial_delay_s_max=1000.0).start()
+    two = await nodes.node(2).start(one.raft_address)
+    await until(lambda: one.links_to(2) and two.links_to(1))
+    port = two.network.port
+    one.network.set_peers({2: two.raft_address})
+    await two.network.close()
+    await until(lambda: one.unreachable[2] >= 1)
+    fresh = await nodes.again(two, port).start(one.raft_address)
+    await until(lambda: one.links_to(2) and fresh.links_to(1))
+
+
 async def test_a_link_that_falls_silent_counts_as_lost(nodes: World) -> None:
     one = await nodes.node(1, ping_interval_s=0.05, idle_timeout_s=0.3).start()
     proxy = await nodes.proxy(one.raft_address)
