@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import machine, report, results
 from benchmarks.groups.base import Group, tell
+from benchmarks.groups.catchup import catchup
 from benchmarks.groups.disk import disk
 from benchmarks.groups.loads import size, speed
 from benchmarks.groups.memory import memory
@@ -24,7 +25,9 @@ from benchmarks.groups.stored import stored
 from benchmarks.options import Options
 from benchmarks.outcome import Outcome
 
-GROUPS: dict[str, Group] = {group.name: group for group in (speed, size, stored, memory, restart_group, disk, stall)}
+GROUPS: dict[str, Group] = {
+    group.name: group for group in (speed, size, stored, memory, restart_group, disk, stall, catchup)
+}
 
 
 def main() -> int:

@@ -184,18 +184,22 @@ class Ours(Cluster):
         name: what the report calls it.
         directory: where its state goes.
         settings: keys that differ from that configuration, as `SCRIBE_...` variables.
+        spares: nodes beside the founders, that can be started and added.
     """
 
     target = "ours"
     batch_max = 1000
 
-    def __init__(self, name: str, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, directory: Path, settings: Mapping[str, str] | None = None, *, spares: int = 0
+    ) -> None:
         super().__init__(name, directory)
-        files = initialise_local(directory / ".scribe", base_port=free_base_port())
+        nodes = NODES + spares
+        files = initialise_local(directory / ".scribe", base_port=free_base_port(nodes), nodes=nodes, founders=NODES)
         self.urls = list(files.urls)
         self.settings = dict(settings or {})
         self._configs = files.configs
-        self.data = [files.directory / f"node{n}" / "data" for n in range(1, NODES + 1)]
+        self.data = [files.directory / f"node{n}" / "data" for n in range(1, nodes + 1)]
         found = re.search(r"^APPLIANCE_API_KEY=(\w+)$", files.credentials.read_text(), re.MULTILINE)
         assert found is not None
         self.token = found[1]
@@ -332,12 +336,12 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def free_base_port() -> int:
-    """A port with the next two free, and those a thousand above; below the range that the kernel gives out."""
+def free_base_port(nodes: int = NODES) -> int:
+    """A port with the next ones free, and those a thousand above; below the range that the kernel gives out."""
     for base in random.sample(range(20_000, 31_000), 200):
         with contextlib.ExitStack() as stack:
             try:
-                for port in range(base, base + NODES):
+                for port in range(base, base + nodes):
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
                     stack.enter_context(socket.socket()).bind(("127.0.0.1", port + 1000))
             except OSError:
