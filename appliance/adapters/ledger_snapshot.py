@@ -9,6 +9,7 @@ from typing import Final
 
 import apsw
 
+from appliance.adapters.freeing import hold, let_go
 from appliance.adapters.ledger_verify import read_summary
 from appliance.adapters.sqlite import (
     Reader,
@@ -96,14 +97,17 @@ def install_file(received: Path, path: Path, step: StepHook = no_hook) -> None:
 
     The old WAL goes before the new file comes: SQLite would replay it into the new file. Between the two the old
     database may be incomplete, which the install marker in `raft.db` covers: start-up must look at the marker first
-    and call this again while `received` exists. When it does not, the rename has happened.
+    and call this again while `received` exists. When it does not, the rename has happened. The old file, which may be
+    of gigabytes, is freed in steps that go on behind this.
 
     Raises:
         StorageFailed: a step failed; doing all of them again is safe.
     """
     step("sync_received")
     sync_file(received)
+    old: int | None = None
     try:
+        old = hold(path)
         step("remove_wal")
         for side_file in beside(path):
             side_file.unlink(missing_ok=True)
@@ -115,4 +119,7 @@ def install_file(received: Path, path: Path, step: StepHook = no_hook) -> None:
         sync_directory(path.parent)
         step("installed")
     except OSError as error:
+        if old is not None:
+            os.close(old)
         raise StorageFailed(f"{received} could not be put in the place of {path}: {error}") from error
+    let_go(old)

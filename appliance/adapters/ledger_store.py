@@ -23,6 +23,7 @@ from typing import Final, cast
 
 import msgspec
 
+from appliance.adapters.freeing import discard
 from appliance.adapters.ledger_cache import AnswerStamps
 from appliance.adapters.ledger_memory import LedgerMemory
 from appliance.adapters.ledger_rows import (
@@ -45,8 +46,8 @@ from appliance.adapters.ledger_rows import (
     write_batches,
 )
 from appliance.adapters.ledger_snapshot import Copier, install_file
-from appliance.adapters.ledger_verify import check_content, read_contents
-from appliance.adapters.sqlite import Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
+from appliance.adapters.ledger_verify import check_content, read_contents, verify_copy
+from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
 from appliance.node.ports import DamagedFile
@@ -294,6 +295,18 @@ class SqliteLedgerStore:
                 self._durable_index = file_index
             return self._durable_index
 
+    def free_bytes(self) -> int:
+        """Bytes that `give_back` could give back; none in a file that an earlier version has made."""
+        with self._write_lock:
+            return self._open_writer().free_bytes()
+
+    def give_back(self, bytes_max: int) -> None:
+        """Make the file shorter, by so much at most, behind the next checkpoint. In one transaction, on a worker
+        thread. Raises as `flush`.
+        """
+        with self._write_lock:
+            self._open_writer().give_back(bytes_max // PAGE_BYTES)
+
     def pending_bytes(self) -> int:
         """Estimated memory that waits for `flush`; may be called on any thread."""
         return self._added_bytes - self._flushed_bytes
@@ -315,6 +328,18 @@ class SqliteLedgerStore:
             StorageError: the copy failed, or `replace` or `close` stopped it; there is nothing under `path`.
         """
         return self._copier.copy(path)
+
+    def check(self, path: Path | None = None) -> tuple[Summary, bytes]:
+        """Read a ledger file at rest back, all of it, and answer what it holds; without a path, the loaded one. Raises
+        as `verify_copy`.
+        """
+        if path is None:
+            return check_content(self._open_reader(), self._cluster_id)
+        return verify_copy(path, self._cluster_id)
+
+    def discard(self, path: Path) -> None:
+        """Remove a copy or a received file: its name at once, its room in steps that go on behind this."""
+        discard(path)
 
     def replace(self, path: Path) -> tuple[Summary, bytes]:
         """Put a received, verified file in the place of `ledger.db`, drop all memory, and load it.

@@ -1,9 +1,9 @@
 """`raft.db`: the replicated log, the hard state and the install marker. The only file that is synced before a promise.
 
-Compaction only moves the line below which entries do not count; the rows under it are deleted a few at a time by
-the appends that follow, in their own transactions, so that no append ever waits for a large delete. Their pages are
-used again by new entries; the file therefore keeps the size of the longest log it held, which compaction bounds, and
-needs no extra page writes of auto_vacuum. An operator who wants the room back has it rewritten (`give_back`).
+Compaction only moves the line below which entries do not count; the rows under it are deleted by `sweep`, a slice in
+each transaction, so that no append ever waits for a large delete. Their pages are used again by new entries; the file
+therefore keeps the size of the longest log it held, which compaction bounds, until `give_back` shortens it, some pages
+in each transaction.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from appliance.adapters.formats import refuse_newer
 from appliance.adapters.sqlite import (
+    PAGE_BYTES,
     ROWS_PER_STATEMENT_MAX,
     BulkInsert,
     Reader,
@@ -42,8 +43,7 @@ from appliance.raft.state import decode_configuration
 
 LOG_FORMAT: Final = 1
 WAL_PAGES_MAX: Final = 1_000  # 4 MB: a checkpoint of so much is over in milliseconds, 16,000 pages cost 12-50 %
-LEFTOVERS_PER_APPEND_MIN: Final = 64  # rows under the compaction line that an append deletes on its way
-FREE_SHARE_DIVISOR: Final = 4  # a file is rewritten when at least this share of it is free
+REWRITE_BYTES_MAX: Final = 64 * 2**20  # an older version's file with more in use is left as it is until another start
 CACHE_BYTES: Final = 8 * 2**20
 
 _SCHEMA: Final = (
@@ -52,6 +52,11 @@ _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum INTEGER NOT NULL)"
     " STRICT, WITHOUT ROWID",
 )
+_SWEEP: Final = (  # the first rows up to an index, so many and of so many bytes at most, but one at least
+    "DELETE FROM entries WHERE idx <= (SELECT max(idx) FROM (SELECT idx, sum(size) OVER (ORDER BY idx) - size AS before"
+    " FROM (SELECT idx, length(data) AS size FROM entries WHERE idx <= ? ORDER BY idx LIMIT ?)) WHERE before < ?)"
+)
+_ENDS: Final = "SELECT (SELECT min(idx) FROM entries), (SELECT max(idx) FROM entries WHERE idx <= ?)"
 _CONFIGURATION: Final = int(EntryKind.CONFIGURATION)
 _NOTHING: Final = SnapshotMeta(0, 0, Configuration())
 _EntryRow = tuple[int, int, int, bytes, int]  # term, index, kind, data, checksum
@@ -82,7 +87,7 @@ class SqliteLogStore:
         self._insert = BulkInsert("INSERT INTO entries", columns=5)
         self._snapshot = _NOTHING
         self._last_index = 0
-        self._oldest_row = 1  # first row in the table, counted or left over
+        self._leftovers = range(0)  # indexes of the rows under the line that may still be there
         self._writer = Writer(
             path, synchronous="full", cache_bytes=CACHE_BYTES, wal_bytes_max=4 * WAL_PAGES_MAX * 4096, vfs=vfs
         )
@@ -152,8 +157,8 @@ class SqliteLogStore:
                 if kind == _CONFIGURATION:
                     configurations.append((index, decode_configuration(data)))
         self._last_index = index
-        oldest = self._reader.row("SELECT min(idx) FROM entries")
-        self._oldest_row = cast(int, oldest[0]) if oldest and oldest[0] is not None else index + 1
+        self._leftovers = self._find_leftovers()
+        self._writer.make_shrinkable(REWRITE_BYTES_MAX)
         hard_state = self._get("hard_state", HardState) or HardState()
         return StoredLog(hard_state, self._snapshot, index, tuple(term_starts), tuple(configurations))
 
@@ -166,9 +171,8 @@ class SqliteLogStore:
         values: list[Value] = []
         for entry in entries:
             values += (entry.index, entry.term, int(entry.kind), entry.checksum, entry.data)
-        leftovers = self._oldest_row <= self._snapshot.index
         adds_only = 0 < len(entries) <= ROWS_PER_STATEMENT_MAX and first == self._last_index + 1
-        if adds_only and hard_state is None and not leftovers:
+        if adds_only and hard_state is None:
             self._writer.execute_alone(self._insert.exactly(len(entries)), values)
         else:
             with self._writer.transaction() as db:
@@ -177,18 +181,8 @@ class SqliteLogStore:
                 self._insert(db, values)
                 if hard_state is not None:
                     self._put("hard_state", msgspec.msgpack.encode(hard_state))
-                oldest_row = self._delete_leftovers(max(LEFTOVERS_PER_APPEND_MIN, 2 * len(entries)))
-            self._oldest_row = oldest_row
         if entries:
             self._last_index = last
-
-    def _delete_leftovers(self, rows_max: int) -> int:
-        """Delete some rows under the compaction line; answers the oldest row that is left."""
-        if self._oldest_row > self._snapshot.index:
-            return self._oldest_row
-        end = min(self._oldest_row + rows_max - 1, self._snapshot.index)
-        self._writer.db.execute("DELETE FROM entries WHERE idx <= ?", (end,))
-        return end + 1
 
     def tidy(self) -> None:
         """Keep the WAL small; what was appended is durable in it already."""
@@ -241,25 +235,38 @@ class SqliteLogStore:
         assert self._snapshot.index <= meta.index <= self._last_index, "compaction never passes the log"
         with self._writer.transaction():
             self._put("snapshot", msgspec.msgpack.encode(meta))
+        self._leftovers = range(self._leftovers.start if self._leftovers else self._snapshot.index + 1, meta.index + 1)
         self._snapshot = meta
 
-    def drop_leftovers(self, rows_max: int) -> int:
-        """Delete at most so many rows under the line, in one transaction; answers how many are left."""
-        if self._oldest_row <= self._snapshot.index:
-            with self._writer.transaction():
-                oldest_row = self._delete_leftovers(rows_max)
-            self._oldest_row = oldest_row
-            self.tidy()
-        return max(0, self._snapshot.index - self._oldest_row + 1)
+    def leftovers(self) -> int:
+        """Entries that count no longer and still take room; may be called on any thread."""
+        return len(self._leftovers)
 
-    def give_back(self, used_bytes_max: int) -> None:
-        """Rewrite the file without its free pages, when there are some and what is used is no more than this."""
-        pages, free, page_bytes = (
-            cast(int, self._writer.db.pragma(name)) for name in ("page_count", "freelist_count", "page_size")
-        )
-        if free * FREE_SHARE_DIVISOR >= pages and (pages - free) * page_bytes <= used_bytes_max:
-            self._writer.execute_alone("VACUUM", ())
-        self._writer.checkpoint(truncate=True)
+    def sweep(self, rows_max: int, bytes_max: int) -> None:
+        """In one transaction: remove some of the `leftovers`, so many at most; of entries together larger than
+        `bytes_max` no more than reach it.
+        """
+        if self._leftovers:
+            self._writer.execute_alone(_SWEEP, (self._leftovers[-1], rows_max, max(1, bytes_max)))
+            self._leftovers = self._find_leftovers()
+
+    def _find_leftovers(self) -> range:
+        """Indexes of the first and the last row under the line, and what lies between."""
+        with self._reader.lock:
+            row = self._reader.row(_ENDS, (self._snapshot.index,))
+        first, last = cast(tuple[int | None, int | None], row)
+        return range(0) if first is None or last is None else range(first, last + 1)
+
+    def free_bytes(self) -> int:
+        """Bytes that `give_back` could give back."""
+        return self._writer.free_bytes()
+
+    def give_back(self, bytes_max: int) -> None:
+        """Make the file shorter, by so much at most, in one transaction and a checkpoint. The WAL stays as long as it
+        is: to append where there is room already makes a sync quicker.
+        """
+        self._writer.give_back(bytes_max // PAGE_BYTES)
+        self._writer.checkpoint_if_room()
 
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
         """Remember that this received snapshot file is about to replace `ledger.db`."""
@@ -271,15 +278,20 @@ class SqliteLogStore:
         install = self._get("install", _Install)
         return None if install is None else (install.meta, install.file_name)
 
+    def cancel_install(self) -> None:
+        """Forget the marker: the file is lost, and the log counts as before."""
+        with self._writer.transaction() as db:
+            db.execute("DELETE FROM meta WHERE name = 'install'")
+
     def finish_install(self, meta: SnapshotMeta) -> None:
         """In one transaction: drop the whole log, let `meta` stand before the first entry, forget the marker."""
         with self._writer.transaction() as db:
-            db.execute("DELETE FROM entries")
+            db.execute("DELETE FROM entries WHERE idx > ?", (meta.index,))
             self._put("snapshot", msgspec.msgpack.encode(meta))
             db.execute("DELETE FROM meta WHERE name = 'install'")
         self._snapshot = meta
         self._last_index = meta.index
-        self._oldest_row = meta.index + 1
+        self._leftovers = self._find_leftovers()
         self.tidy()
 
     def size_bytes(self) -> int:

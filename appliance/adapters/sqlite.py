@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import quote
 
 import apsw
@@ -27,6 +27,7 @@ PAGE_BYTES: Final = 4096
 BUSY_TIMEOUT_MS: Final = 5_000  # another process holds a lock for moments only; longer is a failure
 STATEMENTS_KEPT: Final = 2 * 128  # prepared ones: an insert for each number of rows, and the others
 ROWS_PER_STATEMENT_MAX: Final = 128  # a step gives up the GIL, so one step should carry many rows
+_NEVER, _AT_COMMIT, _INCREMENTAL = 0, 1, 2  # values of PRAGMA auto_vacuum: when free pages leave the file
 
 
 def connect(path: Path, *, vfs: str | None = None, read_only: bool = False, cache_bytes: int) -> apsw.Connection:
@@ -50,6 +51,7 @@ def connect(path: Path, *, vfs: str | None = None, read_only: bool = False, cach
         db.set_busy_timeout(BUSY_TIMEOUT_MS)
         if not read_only:
             _set(db, "page_size", PAGE_BYTES, PAGE_BYTES)  # the file system's own, so that a page is one block
+            _keep_free_pages(db)  # before the file has a first page
         _set(db, "journal_mode", "wal", "wal")  # readers never wait for the writer, a commit is one sequential write
         _set(db, "cache_size", -(cache_bytes // 1024), -(cache_bytes // 1024))  # negative: KiB instead of pages
         _set(db, "mmap_size", 0, 0)  # a read error must be an error code, not SIGBUS
@@ -63,6 +65,15 @@ def connect(path: Path, *, vfs: str | None = None, read_only: bool = False, cach
         db.close(force=True)
         raise mapped from error
     return db
+
+
+def _keep_free_pages(db: apsw.Connection) -> None:
+    """Let `Writer.give_back` decide when free pages leave the file, and no commit. A file that was made without such a
+    way stays as it is; one that a kill or a full disk left on the way says so at commits again.
+    """
+    if db.pragma("auto_vacuum") != _INCREMENTAL:
+        with suppress(apsw.FullError):
+            db.pragma("auto_vacuum", _INCREMENTAL)
 
 
 def _connect_immutable(path: Path) -> apsw.Connection:
@@ -227,6 +238,60 @@ class Writer:
         """
         with suppress(DiskFull):
             self.checkpoint(truncate=False)
+
+    def free_bytes(self) -> int:
+        """Bytes of the file that hold nothing and could be given back. Raises as `transaction`."""
+        try:
+            if self.db.pragma("auto_vacuum") == _NEVER:
+                return 0
+            return PAGE_BYTES * cast(int, self.db.pragma("freelist_count"))
+        except apsw.Error as error:
+            raise self._failed(error) from error
+
+    def give_back(self, pages_max: int) -> None:
+        """In one transaction: move what stands at the end of the file into free pages before it, so that the file is
+        at most so many pages shorter from the next checkpoint on; nothing where it was made without such a way.
+
+        A commit does that in one step of SQLite while the file is said to shrink at commits; `incremental_vacuum`
+        would give up the GIL once for each page. Raises as `transaction`.
+        """
+        if self.failure is not None:
+            raise StorageFailed(f"{self.path} takes no more writes since: {self.failure}") from self.failure
+        if self.free_bytes() == 0:
+            return
+        self.db.autovacuum_pages(lambda _name, _pages, free, _page_bytes: min(free, pages_max))
+        try:
+            self.db.pragma("auto_vacuum", _AT_COMMIT)
+        except apsw.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self._shrink_no_more()
+
+    def _shrink_no_more(self) -> None:
+        """Keep free pages at commits again; as long as the file cannot be made to say so, none are given at any."""
+        self.db.autovacuum_pages(lambda _name, _pages, _free, _page_bytes: 0)
+        try:
+            self.db.pragma("auto_vacuum", _INCREMENTAL)
+            self.db.autovacuum_pages(None)
+        except apsw.Error as error:
+            self._failed(error)
+
+    def make_shrinkable(self, used_bytes_max: int) -> None:
+        """Rewrite a file that an earlier version made, so that `give_back` can shorten it; nothing when more than this
+        is in use, since all of it is held in memory meanwhile, or when there is no room for it. Raises as
+        `transaction`.
+        """
+        if self.failure is not None:
+            raise StorageFailed(f"{self.path} takes no more writes since: {self.failure}") from self.failure
+        try:
+            pages, free = (cast(int, self.db.pragma(name)) for name in ("page_count", "freelist_count"))
+            if self.db.pragma("auto_vacuum") == _NEVER and (pages - free) * PAGE_BYTES <= used_bytes_max:
+                self.db.pragma("auto_vacuum", _INCREMENTAL)
+                self.db.execute("VACUUM")
+        except apsw.Error as error:
+            mapped = self._failed(error)
+            if not isinstance(mapped, DiskFull):
+                raise mapped from error
 
     def close(self) -> None:
         """Close the connection; the last one of a file moves the WAL into it, unless writes had failed."""

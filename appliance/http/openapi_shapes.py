@@ -289,6 +289,13 @@ SCHEMAS: Final[dict[str, _Json]] = {
             ),
             "raft": _object({"node_id": _INTEGER, "role": _ROLE, "leader_id": _INTEGER, "term": _BIG, **_INDEXES}),
             "merkle": _object({"tree_size": _BIG, "root_hash": _HASH, "state_hash": _HASH}),
+            "compaction": _object(
+                {
+                    "running": _FLAG,
+                    **dict.fromkeys(("entries_left", "bytes_left", "freed_bytes"), _BIG),
+                    "seconds": {"type": "number"},
+                }
+            ),
             "latency_ms": _object(dict.fromkeys(("p50", "p95", "p99"), _MILLISECONDS)),
         }
     ),

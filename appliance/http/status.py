@@ -71,6 +71,13 @@ class StatusRoutes:
                 "root_hash": figures.root_hash,
                 "state_hash": figures.state_hash,
             },
+            "compaction": {
+                "running": figures.compaction.running,
+                "entries_left": safe_integer(figures.compaction.entries_left),
+                "bytes_left": safe_integer(figures.compaction.bytes_left),
+                "freed_bytes": safe_integer(figures.compaction.freed_bytes),
+                "seconds": figures.compaction.seconds,
+            },
             "latency_ms": self._meter.latency_ms(),
         }
         return json_response(content)

@@ -85,6 +85,24 @@ class ClusterInfo(Struct, frozen=True):
     members: tuple[MemberInfo, ...]
 
 
+class CompactionFigures(Struct, frozen=True, kw_only=True):
+    """How a compaction stands that an operator has asked for, or how the last one ended.
+
+    Attributes:
+        running: whether one is under way.
+        entries_left: dropped entries of the log that still take room in its file.
+        bytes_left: free room in the file that is being shortened.
+        freed_bytes: what the last one gave back.
+        seconds: how long the last one took; 0 before the first one, and when it failed.
+    """
+
+    running: bool = False
+    entries_left: int = 0
+    bytes_left: int = 0
+    freed_bytes: int = 0
+    seconds: float = 0.0
+
+
 class Figures(Struct, frozen=True):
     """Figures for GET /metrics; `root_hash` is lower-case hex."""
 
@@ -97,6 +115,7 @@ class Figures(Struct, frozen=True):
     tree_size: int
     root_hash: str
     state_hash: str
+    compaction: CompactionFigures = CompactionFigures()
 
 
 class AuditAnswer(Struct, frozen=True):

@@ -1,19 +1,18 @@
-"""Compaction because an operator asked for it: the ledger file is made durable, the log that it covers is dropped in
-slices between other writes, and the room is given back.
+"""Compaction because an operator asked for it: the ledger file is made durable, the log that it covers is dropped, and
+the room of both files is given back. All of it in steps, between which the node does what it does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from appliance.node.api import CompactAnswer
-from appliance.node.compaction import configuration_at
+from appliance.node.api import CompactAnswer, CompactionFigures
+from appliance.node.compaction import plan_asked
 from appliance.node.log_writer import Job
-from appliance.node.ports import DiskFull, Instruments
+from appliance.node.ports import DiskFull, Instruments, StorageError
 from appliance.raft.core import RaftCore
-from appliance.raft.messages import SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -21,15 +20,17 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-KEEP_ENTRIES: Final = 1_000  # so that a follower that lags a little needs no snapshot from whoever leads next
-SLICE_ROWS: Final = 2_000  # of the log, dropped in one transaction: some milliseconds
-SLICE_PAUSE_S: Final = 0.02  # for the appends between two slices
-LOOK_S: Final = 0.5  # whether the node still goes on
-REWRITE_BYTES_MAX: Final = 16 * 2**20  # a log file with more in use than this keeps its size: appends wait meanwhile
+LOOK_S: Final = 0.05  # between two looks at what the threads have done, and whether the node still goes on
+STEP_BYTES: Final = 2**20  # given back in one transaction: two milliseconds
+STEP_PAUSE_S: Final = 0.005  # for the appends between two steps
+STEPS_PER_CHECKPOINT: Final = 4  # of the ledger file: a file system that frees much at once holds up all syncs
 
 
 class Compacting:
     """The call of `NodeService` that compacts this node.
+
+    Attributes:
+        figures: how the one under way stands, or how the last one ended.
 
     Args:
         driver: the running node.
@@ -37,10 +38,12 @@ class Compacting:
     """
 
     def __init__(self, driver: Driver, instruments: Instruments) -> None:
+        self.figures = CompactionFigures()
         self._driver = driver
-        self._since_s: float | None = None
+        self._began_s = 0.0
         self._running = instruments.gauge("scribe_compaction_running")
-        self._left = instruments.gauge("scribe_compaction_entries_left")
+        self._entries_left = instruments.gauge("scribe_compaction_entries_left")
+        self._bytes_left = instruments.gauge("scribe_compaction_bytes_left")
         self._freed = instruments.gauge("scribe_compaction_freed_bytes")
         self._seconds = instruments.gauge("scribe_compaction_last_seconds")
         self._outcomes = {
@@ -49,108 +52,211 @@ class Compacting:
 
     async def compact(self) -> CompactAnswer:
         """Compact this node. See `NodeService.compact`."""
-        now_s = self._driver.clock.monotonic_s()
-        if self._since_s is not None:
-            raise ApplianceError(
-                "conflict",
-                f"A compaction of this node is under way, begun {now_s - self._since_s:.0f} s ago. Wait for its end: "
-                "scribe_compaction_running becomes 0.",
-            )
-        self._since_s = now_s
-        self._running.set(1)
+        core = self._refuse_now()
+        self._began_s = self._driver.clock.monotonic_s()
+        self._show(CompactionFigures(running=True))
+        ended = CompactionFigures()
         outcome = "failed"
         try:
-            answer = await self._compact(now_s)
+            answer = await self._compact(core)
+            freed_bytes = answer.log_bytes_before + answer.ledger_bytes_before
+            freed_bytes -= answer.log_bytes_after + answer.ledger_bytes_after
+            ended = CompactionFigures(freed_bytes=max(0, freed_bytes), seconds=round(answer.seconds, 3))
             outcome = "ok"
-        except DiskFull as error:
-            raise ApplianceError(
-                "disk_full", f"The ledger file cannot be made durable, so nothing was dropped: {error}"
-            ) from error
+        except (ApplianceError, StorageError) as error:
+            self._driver.log.warning("node.compaction_failed", reason=str(error))
+            if isinstance(error, ApplianceError):
+                raise
+            raise ApplianceError("unhealthy", f"The files of this node cannot be written: {error}") from error
         finally:
-            self._since_s = None
-            self._running.set(0)
-            self._left.set(0)
+            self._show(ended)
             self._outcomes[outcome].inc()
-        self._freed.set(max(0, _bytes(answer, "before") - _bytes(answer, "after")))
-        self._seconds.set(answer.seconds)
         self._driver.log.info(
             "node.compacted",
             index=answer.snapshot_index,
             entries=answer.entries_dropped,
-            freed_bytes=_bytes(answer, "before") - _bytes(answer, "after"),
-            seconds=round(answer.seconds, 3),
+            freed_bytes=ended.freed_bytes,
+            seconds=ended.seconds,
         )
         return answer
 
-    async def _compact(self, started_s: float) -> CompactAnswer:
+    def _refuse_now(self) -> RaftCore:
+        """Answer the core when a compaction may begin. Raises `ApplianceError`."""
         driver = self._driver
-        core = driver.core
-        if core is None or driver.installing or driver.failure:
-            raise ApplianceError("conflict", "This node is not ready to be compacted. See its /health.")
-        log_before, ledger_before = driver.log_store.size_bytes(), driver.ledger_store.size_bytes()
-        first_before = core.state.log.snapshot_index
-        if not driver.keeper.is_resting():
-            await driver.keeper.flushed()
-        durable_index = await driver.keeper.checkpoint()
-        meta = self._droppable(core, durable_index)
-        if meta is not None:
-            core.compact(meta.index)
-            await self._on_writer(lambda: driver.log_store.compact(meta))
-        await self._drop_slices()
-        await self._on_writer(lambda: driver.log_store.give_back(REWRITE_BYTES_MAX))
+        self._refuse_at_end()
+        if self.figures.running:
+            raise ApplianceError(
+                "conflict",
+                f"A compaction of this node is under way, begun {driver.clock.monotonic_s() - self._began_s:.0f} s "
+                "ago. Wait for its end: scribe_compaction_running becomes 0.",
+            )
+        if driver.core is None or driver.installing:
+            raise ApplianceError("conflict", "This node has no ledger of its own yet. Compact it when it is healthy.")
+        if driver.rest.index() is not None:
+            raise ApplianceError(
+                "conflict",
+                "Writes are paused, so that the data files rest and can be copied. Compact it after "
+                "`appliance writes resume`.",
+            )
+        return driver.core
+
+    def _refuse_at_end(self) -> None:
+        if self._driver.stopping:
+            raise ApplianceError("shutting_down", "This node is shutting down. Compact it when it is back.")
+        if self._driver.failure:
+            raise ApplianceError("unhealthy", f"This node has failed ({self._driver.failure}).")
+
+    def _show(self, figures: CompactionFigures) -> None:
+        self.figures = figures
+        self._running.set(figures.running)
+        self._entries_left.set(figures.entries_left)
+        self._bytes_left.set(figures.bytes_left)
+        if not figures.running and figures.seconds:
+            self._freed.set(figures.freed_bytes)
+            self._seconds.set(figures.seconds)
+
+    # -- the steps
+
+    async def _compact(self, core: RaftCore) -> CompactAnswer:
+        driver = self._driver
+        log_store, ledger_store = driver.log_store, driver.ledger_store
+        log_before, ledger_before = log_store.size_bytes(), ledger_store.size_bytes()
+        index_before = core.state.log.snapshot_index
+        full = await self._settle()
+        await self._drop(core)
+        full = await self._shorten_log() or full
+        full = full or await self._shorten_ledger()
+        dropped = core.state.log.snapshot_index - index_before
+        if full is not None:
+            raise ApplianceError(
+                "disk_full",
+                f"The disk was full on the way: {full}. {dropped} entries of the log were dropped. Make room, and "
+                "compact it again.",
+            )
         return CompactAnswer(
             snapshot_index=core.state.log.snapshot_index,
-            entries_dropped=core.state.log.snapshot_index - first_before,
+            entries_dropped=dropped,
             log_bytes_before=log_before,
-            log_bytes_after=driver.log_store.size_bytes(),
+            log_bytes_after=log_store.size_bytes(),
             ledger_bytes_before=ledger_before,
-            ledger_bytes_after=driver.ledger_store.size_bytes(),
-            seconds=driver.clock.monotonic_s() - started_s,
+            ledger_bytes_after=ledger_store.size_bytes(),
+            seconds=driver.clock.monotonic_s() - self._began_s,
         )
 
-    def _droppable(self, core: RaftCore, durable_index: int) -> SnapshotMeta | None:
-        """Up to where the log may go: what the ledger file, this node's disk and all nodes that can be reached hold."""
-        driver, state = self._driver, core.state
-        connected = driver.network.connected()
-        held = [p.match_index for n, p in state.progress.items() if n in connected]
-        sending = [driver.snapshots.oldest_index()] if driver.snapshots.is_sending() else []
-        covered = min(durable_index, state.log.stable_index, state.applied_index) - KEEP_ENTRIES
-        index = min(covered, *held, *sending) if held or sending else covered
-        if index <= state.log.snapshot_index:
-            return None
-        term = state.log.term_at(index)
-        assert term is not None
-        return SnapshotMeta(index, term, configuration_at(state, index))
+    async def _settle(self) -> DiskFull | None:
+        """Make durable in the ledger file what is applied. Where the disk is full, what is durable already has to do:
+        to drop what that covers is how there may be room again.
+        """
+        driver = self._driver
+        flushing = asyncio.ensure_future(driver.keeper.flushed())
+        try:
+            while not flushing.done() and not driver.room.full:
+                await self._wait(flushing)
+        finally:
+            flushing.cancel()
+        if not flushing.done():
+            return DiskFull("the ledger file waits for room")
+        flushing.result()
+        return await self._checkpoint()
 
-    async def _drop_slices(self) -> None:
-        left = 1
-        while left:
-            left = await self._on_writer(lambda: self._driver.log_store.drop_leftovers(SLICE_ROWS))
-            self._left.set(left)
-            await asyncio.sleep(SLICE_PAUSE_S if left else 0)
+    async def _checkpoint(self) -> DiskFull | None:
+        try:
+            if self._driver.rest.index() is None:
+                await self._driver.keeper.checkpoint()
+        except DiskFull as error:
+            return error
+        return None
+
+    async def _drop(self, core: RaftCore) -> None:
+        """Drop what may go of the log, and wait until the log's writer has removed it."""
+        driver = self._driver
+        sending_index = driver.snapshots.oldest_index() if driver.snapshots.is_sending() else None
+        meta = plan_asked(
+            core.state, driver.settings, driver.keeper.durable_index, driver.network.connected(), sending_index
+        )
+        if meta is not None:
+            core.compact(meta.index)
+            await self._on_writer(lambda: driver.writer.until_room(lambda: driver.log_store.compact(meta)))
+            driver.log.info("raft.compacted", index=meta.index, term=meta.term)
+        while left := driver.log_store.leftovers():
+            self._show(CompactionFigures(running=True, entries_left=left))
+            await self._wait()
+
+    async def _shorten_log(self) -> DiskFull | None:
+        log_store = self._driver.log_store
+
+        def step() -> int:
+            log_store.give_back(STEP_BYTES)
+            return log_store.free_bytes()
+
+        return await self._shorten(await self._on_writer(log_store.free_bytes), lambda: self._on_writer(step))
+
+    async def _shorten_ledger(self) -> DiskFull | None:
+        """Not while a copy for a follower holds an older state of it, nor once writes are paused."""
+        driver = self._driver
+        steps = 0
+
+        async def step() -> int:
+            nonlocal steps
+            if driver.snapshots.is_sending() or driver.rest.index() is not None:
+                return 0
+            left = await driver.keeper.give_back(STEP_BYTES)
+            steps += 1
+            if steps % STEPS_PER_CHECKPOINT == 0:
+                await driver.keeper.checkpoint()
+            return left
+
+        full = await self._shorten(await driver.keeper.give_back(0), step)
+        return full or await self._checkpoint()
+
+    async def _shorten(self, free_bytes: int, step: Callable[[], Awaitable[int]]) -> DiskFull | None:
+        """Take steps until there is no free room left in a file, or as much was given back as there was at first."""
+        left = free_bytes
+        try:
+            for _ in range(-(-free_bytes // STEP_BYTES)):
+                if not left:
+                    break
+                self._show(CompactionFigures(running=True, bytes_left=left))
+                self._refuse_at_end()
+                left = await step()
+                await asyncio.sleep(STEP_PAUSE_S)
+        except DiskFull as error:
+            return error
+        return None
+
+    # -- waiting
+
+    async def _wait(self, *futures: asyncio.Future[Any]) -> None:
+        """Wait a moment, or until a future is done. Raises `ApplianceError` when the node does not go on."""
+        if futures:
+            await asyncio.wait(futures, timeout=LOOK_S)
+        else:
+            await asyncio.sleep(LOOK_S)
+        self._refuse_at_end()
 
     async def _on_writer(self, work: Callable[[], _T]) -> _T:
-        """Have something done in order with the writes of the log."""
-        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        """Have something done in order with the writes of the log. Raises `DiskFull`; whatever else fails ends the
+        node.
+        """
+        outcome: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         results: list[_T] = []
-        writer = self._driver.writer
+        refusals: list[DiskFull] = []
 
         def run() -> None:
-            writer.until_room(lambda: results.append(work()))
+            try:
+                results.append(work())
+            except DiskFull as error:
+                refusals.append(error)
 
         def settle() -> None:
-            if not done.done():
-                done.set_result(results[0])
+            if outcome.done():
+                return
+            if refusals:
+                outcome.set_exception(refusals[0])
+            else:
+                outcome.set_result(results[0])
 
-        writer.submit(Job(run, settle))
-        while not done.done():
-            await asyncio.wait({done}, timeout=LOOK_S)
-            if self._driver.failure or self._driver.stopping:
-                raise ApplianceError("shutting_down", "This node is being stopped. Compact it when it is back.")
-        return done.result()
-
-
-def _bytes(answer: CompactAnswer, when: Literal["before", "after"]) -> int:
-    if when == "before":
-        return answer.log_bytes_before + answer.ledger_bytes_before
-    return answer.log_bytes_after + answer.ledger_bytes_after
+        self._driver.writer.submit(Job(run, settle))
+        while not outcome.done():
+            await self._wait(outcome)
+        return outcome.result()

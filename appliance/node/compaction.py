@@ -10,6 +10,7 @@ from appliance.raft.messages import Configuration, SnapshotMeta
 from appliance.raft.state import RaftState
 
 HOLD_FACTOR: Final = 4  # a log this many times over its bound is not held for slow followers any longer
+ASKED_KEEP_ENTRIES: Final = 1_000  # an operator wants room: no more is kept for who leads next and a follower's lag
 STEP_DIVISOR: Final = 4  # a compaction drops at least this share of the bound, so that it is not done all the time
 
 
@@ -70,11 +71,32 @@ def plan_compaction(
         compact_entries=settings.compact_log_entries,
         keep_entries=settings.keep_log_entries,
     )
-    if target is None:
-        return None
-    term = state.log.term_at(target)
+    return None if target is None else _meta_at(state, target)
+
+
+def plan_asked(
+    state: RaftState,
+    settings: DriverSettings,
+    durable_index: int,
+    connected: Container[int],
+    sending_index: int | None,
+) -> SnapshotMeta | None:
+    """The same when an operator has asked for it: whatever the length of the log, and with fewer entries kept; what a
+    follower that can be reached lacks stays. None when nothing may go.
+    """
+    keep_entries = min(settings.keep_log_entries, ASKED_KEEP_ENTRIES)
+    target = min(
+        min(durable_index, state.log.stable_index, state.applied_index) - keep_entries,
+        *(p.match_index for n, p in state.progress.items() if n in connected),
+        state.log.last_index if sending_index is None else sending_index,
+    )
+    return None if target <= state.log.snapshot_index else _meta_at(state, target)
+
+
+def _meta_at(state: RaftState, index: int) -> SnapshotMeta:
+    term = state.log.term_at(index)
     assert term is not None
-    return SnapshotMeta(target, term, configuration_at(state, target))
+    return SnapshotMeta(index, term, configuration_at(state, index))
 
 
 def configuration_at(state: RaftState, index: int) -> Configuration:

@@ -5,6 +5,8 @@ A thread costs two hand-overs of the interpreter and of the processor, 40 us eac
 sync takes 150. A leader does other work in that time; a follower, whose answer waits, has none. So what promises
 something is written on the event loop itself as long as the disk is quick and does nothing large, and nothing else: no
 checkpoint, and when such writes get slow the thread has all of them for a while.
+
+What a compaction leaves in the file is removed by the thread, a slice at a time and with pauses, between the writes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ FULL_RETRY_S: Final = 0.5
 QUICK_S: Final = 0.005  # when writes on the event loop take longer in the mean, the thread has the following ones ...
 SLOW_FOR_S: Final = 10.0  # ... for so long
 MEAN_OF: Final = 8  # about so many writes make up that mean: one that comes late says nothing about the disk
+SWEEP_ROWS_MAX: Final = 1000  # of what a compaction left, in one transaction: a millisecond ...
+SWEEP_BYTES_MAX: Final = 8 * 2**20  # ... also where entries are large
+SWEEP_PAUSE_S: Final = 0.02  # before the next such transaction
 SLOW_S: Final = 0.25  # a disk this slow is the first suspect when elections come (pains of etcd's users)
 
 
@@ -93,6 +98,7 @@ class LogWriter:
         self._stopping = False
         self._failed = False  # a write failed on the event loop: nothing is carried out any more
         self._idle = True
+        self._sweep_s = 0.0  # monotonic time from which on a slice may be removed
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="log-writer", daemon=True)
         self._thread.start()
@@ -154,18 +160,35 @@ class LogWriter:
         while True:
             with self._wake:
                 self._idle = not self._queue
-                while not self._queue:
+                while not self._queue and self._sweep_in_s() != 0.0:
                     if self._stopping:
                         return
-                    self._wake.wait()
+                    self._wake.wait(self._sweep_in_s())
                 self._idle = False
                 taken = list(self._queue)
                 self._queue.clear()
             try:
                 self._carry_out(taken)
+                if self._sweep_in_s() == 0.0:
+                    self._sweep()
             except Exception as error:  # the driver decides; this thread must not die in silence
                 self._call(self._on_failed, error)
                 return
+
+    def _sweep_in_s(self) -> float | None:
+        """Seconds until a slice of what a compaction left may be removed; None when there is nothing, or no time."""
+        if self._stopping or not self._store.leftovers():
+            return None
+        return max(0.0, self._sweep_s - time.monotonic())
+
+    def _sweep(self) -> None:
+        pause_s = SWEEP_PAUSE_S
+        try:
+            self._store.sweep(SWEEP_ROWS_MAX, SWEEP_BYTES_MAX)
+        except DiskFull:  # an append that meets it says so
+            pause_s = FULL_RETRY_S
+        self._store.tidy()
+        self._sweep_s = time.monotonic() + pause_s
 
     def _carry_out(self, items: list[Saving | Job]) -> None:
         group: list[Saving] = []

@@ -130,16 +130,20 @@ class LogStore(Protocol):
         """Drop entries up to and including meta.index, which becomes what stands before the first entry."""
         ...
 
-    def drop_leftovers(self, rows_max: int) -> int:
-        """Remove at most so many entries that `compact` has dropped and that still take room; answers how many are
-        left.
-        """
+    def leftovers(self) -> int:
+        """Entries that `compact` and `finish_install` have dropped and that still take room; on any thread."""
         ...
 
-    def give_back(self, used_bytes_max: int) -> None:
-        """Give unused room back to the file system, when what is used is no more than this; nothing else may be done
-        meanwhile.
-        """
+    def sweep(self, rows_max: int, bytes_max: int) -> None:
+        """Remove some of the leftovers, so many at most; of large ones no more than so many bytes, but one at least."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Bytes that `give_back` could give back."""
+        ...
+
+    def give_back(self, bytes_max: int) -> None:
+        """Give unused room back to the file system, so many bytes at most; may take milliseconds."""
         ...
 
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
@@ -148,6 +152,10 @@ class LogStore(Protocol):
 
     def pending_install(self) -> tuple[SnapshotMeta, str] | None:
         """The install that `begin_install` remembered and `finish_install` has not ended."""
+        ...
+
+    def cancel_install(self) -> None:
+        """Forget the marker: the received file is lost, and nothing has changed."""
         ...
 
     def finish_install(self, meta: SnapshotMeta) -> None:
@@ -220,6 +228,24 @@ class LedgerStore(StateView, Protocol):
 
     def copy_to(self, path: Path) -> tuple[Summary, bytes]:
         """Write a consistent copy of the file's state by one read transaction; answers what the copy holds."""
+        ...
+
+    def check(self, path: Path | None = None) -> tuple[Summary, bytes]:
+        """Read a file at rest back, all of it, and answer what it holds; without a path, the one that is loaded. Raises
+        `DamagedFile` and `StorageError`.
+        """
+        ...
+
+    def discard(self, path: Path) -> None:
+        """Remove a copy or a received file, if it is there; what takes long about that goes on behind this."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Bytes that `give_back` could give back."""
+        ...
+
+    def give_back(self, bytes_max: int) -> None:
+        """Give unused room back to the file system, so many bytes at most; the file is shorter behind `checkpoint`."""
         ...
 
     def replace(self, path: Path) -> tuple[Summary, bytes]:

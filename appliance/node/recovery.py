@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from appliance.node.ports import LedgerStore, Log, LogStore, StorageFailed, StoredLog
+from appliance.node.ports import DamagedFile, LedgerStore, Log, LogStore, StorageFailed, StoredLog
+from appliance.raft.messages import SnapshotMeta
 
 
 def recover(log_store: LogStore, ledger_store: LedgerStore, directory: Path, log: Log) -> StoredLog:
@@ -17,10 +18,7 @@ def recover(log_store: LogStore, ledger_store: LedgerStore, directory: Path, log
     pending = log_store.pending_install()
     if pending is not None:
         meta, name = pending
-        if (directory / name).exists():
-            ledger_store.replace(directory / name)
-        log_store.finish_install(meta)
-        log.info("snapshot.install_finished", index=meta.index, term=meta.term)
+        _end_install(log_store, ledger_store, meta, directory / name, log)
     stored = log_store.load()
     summary, _ = ledger_store.load()
     if summary.applied_index > stored.last_index:
@@ -35,3 +33,33 @@ def recover(log_store: LogStore, ledger_store: LedgerStore, directory: Path, log
             "Move the data directory away and let the node sync anew."
         )
     return stored
+
+
+def _end_install(log_store: LogStore, ledger_store: LedgerStore, meta: SnapshotMeta, path: Path, log: Log) -> None:
+    """Finish an install, or, when its file is lost or damaged, forget it: nobody was told of it before it was finished,
+    so that the node is where it was, and the leader sends the snapshot again.
+    """
+    reason = _replace(ledger_store, path) or f"{path} is missing"
+    summary, _ = ledger_store.load()
+    if summary.applied_index == meta.index:
+        log_store.finish_install(meta)
+        log.info("snapshot.install_finished", index=meta.index, term=meta.term)
+    else:
+        ledger_store.check()  # an attempt before may have taken its WAL away already
+        log_store.cancel_install()
+        log.error("snapshot.install_dropped", index=meta.index, applied_index=summary.applied_index, reason=reason)
+
+
+def _replace(ledger_store: LedgerStore, path: Path) -> str:
+    """Put a received file that is still there in its place, if it is whole; why it is not, otherwise. A file that was
+    damaged since it was received is found out before the one that it was to replace is touched.
+    """
+    if not path.exists():
+        return ""
+    try:
+        ledger_store.check(path)
+    except DamagedFile as error:
+        ledger_store.discard(path)
+        return str(error)
+    ledger_store.replace(path)
+    return ""

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from appliance.ledger.commands import WriteRequest, WriteResult, encode_write
 from appliance.node.api import (
     ChangeAnswer,
@@ -256,4 +258,4 @@ class Service:
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""
-        return figures_of(self._driver, self._capacity_keys)
+        return replace(figures_of(self._driver, self._capacity_keys), compaction=self._compacting.figures)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -18,8 +16,6 @@ from appliance.node.ports import Instruments, Log, StorageError
 from appliance.raft.messages import SnapshotMeta
 
 RETRY_S: Final = 2.0  # pause after a snapshot that could not be sent
-FREED_AT_ONCE_BYTES: Final = 4 * 2**20  # a file system that frees much at once holds up all syncs meanwhile
-FREE_PAUSE_S: Final = 0.002
 LEFT_BY_A_CRASH: Final = (INCOMING_FILE, INSTALLING_FILE)  # an install that had begun is finished before
 
 
@@ -61,7 +57,7 @@ class Snapshots:
             for outcome in ("ok", "failed")
         }
         for stale in (*directory.glob("snapshot-outgoing-*"), *(directory / name for name in LEFT_BY_A_CRASH)):
-            stale.unlink(missing_ok=True)
+            keeper.discard(stale)
 
     def is_sending(self) -> bool:
         """Whether a snapshot is on its way."""
@@ -103,7 +99,7 @@ class Snapshots:
             self._log.warning("snapshot.send_failed", peer=node_id, error=error)
             await asyncio.sleep(RETRY_S)
         finally:
-            _drop(path)
+            self._keeper.discard(path)
             self._tasks.pop(node_id, None)
             self._sending.pop(node_id, None)
             self._counters["sent", "ok" if index else "failed"].inc()
@@ -120,7 +116,7 @@ class Snapshots:
             if found != meta:
                 raise OSError(f"the snapshot covers {found.index}, term {found.term}; {meta.index} was announced")
         except (OSError, StorageError) as error:
-            _drop(path)
+            self._keeper.discard(path)
             self._counters["received", "failed"].inc()
             self._log.error("snapshot.refused", index=meta.index, error=error)
             raise OSError(f"snapshot refused: {error}") from error
@@ -133,25 +129,3 @@ class Snapshots:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _drop(path: Path) -> None:
-    """Remove a large file, if there is one: its name at once, its room a little at a time, on a worker thread."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return
-    path.unlink(missing_ok=True)
-    asyncio.get_running_loop().run_in_executor(None, _free, descriptor)
-
-
-def _free(descriptor: int) -> None:
-    """Shorten a file to nothing in steps, and close it."""
-    try:
-        left = os.fstat(descriptor).st_size
-        while left > 0:
-            left = max(0, left - FREED_AT_ONCE_BYTES)
-            os.ftruncate(descriptor, left)
-            time.sleep(FREE_PAUSE_S)
-    finally:
-        os.close(descriptor)

@@ -97,6 +97,7 @@ EVENTS: Mapping[str, EventRow] = {
             "The node is compacted up to index {index}: {entries} entries dropped, {freed_bytes} bytes given back",
             ("index", "entries", "freed_bytes", "seconds"),
         ),
+        EventRow("node.compaction_failed", _W, "The node was not compacted to the end: {reason}", ("reason",)),
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),
@@ -109,6 +110,12 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("snapshot.installed", _I, "A snapshot is installed at index {index}", ("index", "term")),
         EventRow(
             "snapshot.install_finished", _I, "An interrupted install is finished at index {index}", ("index", "term")
+        ),
+        EventRow(
+            "snapshot.install_dropped",
+            _E,
+            "An interrupted install at index {index} is dropped, and the node stays at {applied_index}: {reason}",
+            ("index", "applied_index", "reason"),
         ),
         EventRow("snapshot.refused", _E, "A snapshot cannot be installed", ("index",)),
         # Peers

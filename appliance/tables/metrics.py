@@ -101,6 +101,7 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow("scribe_merkle_tree_size", _G, "leaves", "Leaves in the Merkle tree"),
         MetricRow("scribe_compaction_running", _G, "", "1 while an operator's compaction of this node is under way"),
         MetricRow("scribe_compaction_entries_left", _G, "entries", "Log entries that it has still to drop"),
+        MetricRow("scribe_compaction_bytes_left", _G, "bytes", "Free room in the file that it is shortening"),
         MetricRow("scribe_compaction_freed_bytes", _G, "bytes", "Bytes that the last one gave back"),
         MetricRow("scribe_compaction_last_seconds", _G, "s", "How long the last one took"),
         MetricRow("scribe_compactions_total", _C, "compactions", "Compactions that operators asked for", ("outcome",)),

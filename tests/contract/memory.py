@@ -75,16 +75,24 @@ class MemoryLogStore:
         del disk.entries[: meta.index - disk.snapshot.index]
         disk.snapshot = meta
 
-    def drop_leftovers(self, rows_max: int) -> int:
+    def leftovers(self) -> int:
         return 0
 
-    def give_back(self, used_bytes_max: int) -> None: ...
+    def sweep(self, rows_max: int, bytes_max: int) -> None: ...
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def give_back(self, bytes_max: int) -> None: ...
 
     def begin_install(self, meta: SnapshotMeta, file_name: str) -> None:
         self._disk.install = (meta, file_name)
 
     def pending_install(self) -> tuple[SnapshotMeta, str] | None:
         return self._disk.install
+
+    def cancel_install(self) -> None:
+        self._disk.install = None
 
     def finish_install(self, meta: SnapshotMeta) -> None:
         self._disk.entries.clear()
@@ -147,6 +155,17 @@ class MemoryLedgerStore(MemoryLedger):
     def copy_to(self, path: Path) -> tuple[Summary, bytes]:
         path.write_bytes(self._disk.ledger.to_bytes())
         return self._disk.ledger.load()
+
+    def check(self, path: Path | None = None) -> tuple[Summary, bytes]:
+        return self.load() if path is None else MemoryLedger.from_bytes(path.read_bytes()).load()
+
+    def discard(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def give_back(self, bytes_max: int) -> None: ...
 
     def replace(self, path: Path) -> tuple[Summary, bytes]:
         self._disk.ledger = MemoryLedger.from_bytes(path.read_bytes())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import apsw
 import pytest
 
 from appliance.adapters.log_store import SqliteLogStore
@@ -134,28 +135,87 @@ def test_an_install_is_remembered_until_it_is_finished(store: LogStore, reopen: 
 
 
 def test_dropped_entries_go_in_slices_and_their_room_is_given_back(tmp_path: Path) -> None:
-    store = SqliteLogStore(tmp_path / "raft.db")
+    path = tmp_path / "raft.db"
+    store = SqliteLogStore(path)
     store.load()
     for first in range(1, 2001, 50):
         store.append([make_entry(1, first + n, EntryKind.NORMAL, bytes(2000)) for n in range(50)], None)
-    store.give_back(2**30)
-    size_bytes = store.size_bytes()
-    store.compact(SnapshotMeta(1900, 1, CONFIGURATION))
-    assert store.drop_leftovers(500) == 1400
-    store.append([entry(2001)], None)  # which drops some more
-    left = store.drop_leftovers(1)
-    assert 0 < left < 1399
-    assert store.drop_leftovers(5000) == 0
-    assert store.size_bytes() >= size_bytes
-    store.give_back(1000)
-    assert store.size_bytes() >= size_bytes, "more than that is in use"
     store.give_back(2**20)
-    assert store.size_bytes() < size_bytes / 8
-    assert store.read(1901, 1902, 1)[0].index == 1901
-    store.append([entry(2002)], None)
+    full_bytes = path.stat().st_size
+    store.compact(SnapshotMeta(1900, 1, CONFIGURATION))
+    assert store.leftovers() == 1900
+    store.sweep(500, 2**30)
+    assert store.leftovers() == 1400
+    store.append([entry(2001)], None)
+    assert store.leftovers() == 1400, "an append has nothing to do with them"
+    store.sweep(500, 20_000)
+    assert store.leftovers() == 1390, "no more bytes than that"
+    store.sweep(500, 0)
+    assert store.leftovers() == 1389, "but one"
     store.close()
-    again = SqliteLogStore(tmp_path / "raft.db")
-    assert again.load().last_index == 2002
+    store = SqliteLogStore(path)
+    assert (store.load().snapshot.index, store.load().last_index, store.leftovers()) == (1900, 2001, 1389)
+    store.sweep(5000, 2**30)
+    assert store.leftovers() == 0
+    assert path.stat().st_size == full_bytes
+    free_bytes = store.free_bytes()
+    assert free_bytes > full_bytes * 0.9
+    store.give_back(2**20)
+    assert store.free_bytes() == free_bytes - 2**20
+    assert path.stat().st_size <= full_bytes - 2**20
+    while store.free_bytes():
+        store.give_back(2**20)
+        store.append([entry(store.load().last_index + 1)], None)
+    assert path.stat().st_size < full_bytes / 8
+    assert store.read(1901, 1902, 1)[0].index == 1901
+    last = store.load().last_index
+    store.close()
+    again = SqliteLogStore(path)
+    assert again.load().last_index == last
+    again.close()
+
+
+def test_a_file_of_an_earlier_version_is_made_to_shrink_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "raft.db"
+    store = SqliteLogStore(path)
+    store.append([make_entry(1, n, EntryKind.NORMAL, bytes(2000)) for n in range(1, 101)], HardState(1, 1, 0))
+    store.close()
+    db = apsw.Connection(str(path))
+    db.execute("PRAGMA auto_vacuum = 0")
+    db.execute("VACUUM")
+    assert db.pragma("auto_vacuum") == 0
+    db.close()
+    store = SqliteLogStore(path)
+    store.load()
+    store.compact(SnapshotMeta(90, 1, CONFIGURATION))
+    store.sweep(1000, 2**30)
+    full_bytes = path.stat().st_size
+    assert store.free_bytes() > 0
+    store.give_back(2**20)
+    assert path.stat().st_size < full_bytes
+    assert [e.index for e in store.read(91, 100, 10**9)] == list(range(91, 101))
+    store.close()
+
+
+def test_an_install_leaves_the_log_behind_to_be_swept(store: LogStore) -> None:
+    fill(store, 45)
+    store.begin_install(SNAPSHOT_20, "incoming.db")
+    store.finish_install(SNAPSHOT_20)
+    assert (store.load().last_index, store.load().term_starts) == (20, ())
+    store.append([entry(21)], None)
+    store.sweep(1000, 2**30)
+    assert store.leftovers() == 0
+    assert (store.load().last_index, store.read(21, 21, 1)) == (21, [entry(21)])
+
+
+def test_a_cancelled_install_changes_nothing(store: LogStore, reopen: Open) -> None:
+    fill(store, 10)
+    store.begin_install(SNAPSHOT_20, "incoming.db")
+    store.cancel_install()
+    store.close()
+    again = reopen()
+    assert again.pending_install() is None
+    assert again.load().last_index == 10
     again.close()
 
 
@@ -186,8 +246,8 @@ def test_sqlite_and_memory_agree_on_random_calls(tmp_path: Path, seed: int) -> N
                     store.compact(SnapshotMeta(index, 1, CONFIGURATION))
             case "shrink":
                 for store in stores:
-                    store.drop_leftovers(random.randint(1, 100))
-                    store.give_back(random.choice((0, 2**30)))
+                    store.sweep(random.randint(1, 100), random.choice((0, 100_000)))
+                    store.give_back(random.choice((0, 10_000, 2**30)))
             case "install" if random.random() < 0.3:
                 meta = SnapshotMeta(last_index + random.randint(0, 50), term, CONFIGURATION)
                 for store in stores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -17,7 +16,7 @@ from appliance.adapters.log_store import SqliteLogStore
 from appliance.ledger.encoding import Leaf, LeafError, decode_leaf
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
 from appliance.node.ports import DamagedEntry, DamagedFile, EntriesUnavailable, StorageError
-from appliance.raft.messages import Configuration, EntryKind, HardState, SnapshotMeta, make_entry
+from appliance.raft.messages import EntryKind, HardState, make_entry
 from tests.contract.script import CLUSTER_ID, Replica, model_at
 
 ENTRIES = 30
@@ -132,34 +131,6 @@ def test_no_flip_anywhere_goes_unseen_or_brings_another_error(log_path: Path) ->
         finally:
             store.close()
     assert reported > 50
-
-
-def test_rows_under_the_compaction_line_go_a_few_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "raft.db"
-    store = SqliteLogStore(path)
-    store.load()
-    store.append([make_entry(1, n, EntryKind.NORMAL, bytes(100)) for n in range(1, 1_001)], None)
-    store.compact(SnapshotMeta(900, 1, Configuration()))
-    counts = []
-    for index in range(1_001, 1_020):
-        store.append([make_entry(1, index, EntryKind.NORMAL, b"")], None)
-        counts.append(row_count(path))
-        if index == 1_005:
-            store.close()
-            store = SqliteLogStore(path)
-            assert (store.load().snapshot.index, store.load().last_index) == (900, 1_005)
-    assert counts[0] == 1_001 - 64
-    assert max(a - b for a, b in pairwise(counts)) <= 64
-    assert counts[-1] == 119
-    store.close()
-
-
-def row_count(path: Path) -> int:
-    db = apsw.Connection(str(path))
-    try:
-        return int(db.execute("SELECT count(*) FROM entries").fetchone()[0])
-    finally:
-        db.close()
 
 
 # -- the ledger

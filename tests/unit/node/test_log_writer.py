@@ -62,6 +62,18 @@ class SlowStore:
         self.threads: list[int] = []
         self.tidied_on: list[int] = []
         self.dirty = False
+        self.left = 0
+        self.swept_behind: list[int] = []
+        self.sweep_error: Exception | None = None
+
+    def leftovers(self) -> int:
+        return self.left
+
+    def sweep(self, rows_max: int, bytes_max: int) -> None:
+        if self.sweep_error:
+            raise self.sweep_error
+        self.left = max(0, self.left - rows_max)
+        self.swept_behind.append(len(self.writes))
 
     def tidy_due(self) -> bool:
         return self.dirty

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from driver_rig import WAIT_S, Rig, until
 
-from appliance.node.snapshots import FREED_AT_ONCE_BYTES
+from appliance.adapters.freeing import FREED_AT_ONCE_BYTES
 from appliance.raft.messages import Configuration, SnapshotMeta
 from tests.unit.adapters.checking import checkers
 

@@ -36,6 +36,7 @@ USED_BY_NOBODY = {
         (
             "scribe_compaction_running",
             "scribe_compaction_entries_left",
+            "scribe_compaction_bytes_left",
             "scribe_compaction_freed_bytes",
             "scribe_compaction_last_seconds",
             "scribe_compactions_total",
