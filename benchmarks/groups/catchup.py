@@ -27,7 +27,8 @@ WAIT_S: Final = 1200.0
 QUIET_S: Final = 20.0
 FILL_BYTES_PER_S: Final = 20 * 2**20  # for the estimate
 NEW: Final = NODES  # position of the node that joins
-SETTINGS: Final = {"SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": "10000", "SCRIBE_STORAGE__KEEP_LOG_ENTRIES": "1000"}
+BATCH: Final = 100
+SETTINGS: Final = {"SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": "1000", "SCRIBE_STORAGE__KEEP_LOG_ENTRIES": "100"}
 
 
 class Catchup(Group):
@@ -89,6 +90,8 @@ class Catchup(Group):
             found.ratios = {"p99": ratio(busy["p99_ms"], quiet["p99_ms"])}
             if busy["errors"] or quiet["errors"]:
                 found.failures.append(f"{busy['errors'] + quiet['errors']} writes were not acknowledged")
+            if not found.sides["ours"]["snapshots_sent"]:
+                found.failures.append("the new node got the log, and no snapshot")
             if int(cluster.figures(leader)["raft"]["term"]) != term:
                 found.failures.append("there was an election meanwhile")
             tell(f"  {found.figures}")
@@ -97,6 +100,7 @@ class Catchup(Group):
 
 def _fill(cluster: Ours, size_bytes: int) -> int:
     keys = size_bytes // (VALUE_BYTES + 300)
+    cluster.batch_max = BATCH  # so that there are entries enough for the log to be compacted
     fill(cluster, keys, value_bytes=VALUE_BYTES)
     cluster.settle()
     return keys
