@@ -148,8 +148,8 @@ class Rig:
         self.directory = directory
         self.data = DataDirectory(directory, reserve_bytes=4096)
         self.log_store = GatedLogStore(directory / "raft.db")
-        self.log_store.load()
-        if founded:
+        stored = self.log_store.load()
+        if founded and not stored.last_index:
             self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
         self.ledger_store = SqliteLedgerStore(directory / "ledger.db", 2**20, CLUSTER_ID)
         self.network = FakeNetwork()
