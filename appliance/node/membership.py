@@ -130,11 +130,12 @@ class Membership:
             known = self._core().state.configuration.member(request.node_id)
             if known is not None:
                 return self._same(known, request)
+            self._refuse_taken(request.node_id, request.address, request.raft_address)
             hello = await self._meet(request)
             joining = Member(
                 request.node_id, hello.identity.incarnation, MemberRole.LEARNER, hello.address, hello.raft_address
             )
-            self._refuse_taken(joining)
+            self._refuse_taken(joining.node_id, joining.address, joining.raft_address)
             return await self._change(lambda configuration: membership.with_member(configuration, joining))
 
     def _same(self, known: Member, request: _Add) -> _Changed:
@@ -170,13 +171,14 @@ class Membership:
                 )
         return hello
 
-    def _refuse_taken(self, joining: Member) -> None:
+    def _refuse_taken(self, node_id: int, address: str, raft_address: str) -> None:
         for member in self._core().state.configuration.members:
-            if joining.address == member.address or joining.raft_address == member.raft_address:
+            if member.node_id != node_id and (address == member.address or raft_address == member.raft_address):
                 raise ApplianceError(
                     "conflict",
-                    f"Node {member.node_id} is a member at {member.address} (peers: {member.raft_address}) already. "
-                    f"`appliance cluster remove {member.node_id}` first, if it is gone.",
+                    f"That is node {member.node_id}, a member at {member.address} (peers: {member.raft_address}), not "
+                    f"node {node_id}. Correct the address, or `appliance cluster remove {member.node_id}` first, if it "
+                    "is gone.",
                 )
 
     async def _remove(self, request: _Remove) -> _Changed:

@@ -236,6 +236,9 @@ def refused(response: httpx.Response, *says: str) -> None:
 def test_an_address_that_answers_as_another_node_is_refused(four: Cluster) -> None:
     answer = ask(four, 1, "/cluster/nodes/add", node_id=9, address=address(four, 4))
     refused(answer, "is node 4, not node 9")
+    for member in (1, 2, 3):  # the leader among them
+        answer = ask(four, 1, "/cluster/nodes/add", node_id=9, address=address(four, member))
+        refused(answer, f"That is node {member}, a member at")
 
 
 def test_an_address_where_nobody_answers_is_refused(four: Cluster) -> None:
