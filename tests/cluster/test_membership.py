@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,30 +139,29 @@ def test_a_wiped_follower_comes_back_by_itself(cluster: Cluster) -> None:
     check(cluster, node, writer)
 
 
-def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(cluster: Cluster, tmp_path: Path) -> None:
-    with Writer(cluster, "w") as writer:
-        writer.wait(30)
-        node = cluster.followers()[0]
-        leader = cluster.leader()
-        before = incarnation(cluster, leader, node)
-        data = cluster.files.directory / f"node{node}" / "data"
-        cluster.stop(node)
-        shutil.copytree(data, tmp_path / "copy")
-        cluster.start(node)
-        cluster.wait_healthy(node)
-        writer.wait(30)
-        cluster.kill(node)
-        shutil.rmtree(data)
-        shutil.copytree(tmp_path / "copy", data)
-        cluster.start(node)
-        await_voter(cluster, leader, node, other_than=before)
-        writer.wait(30)
-    cluster.agree()
-    check(cluster, node, writer)
+def put_back(data: Path, copy: Path) -> None:
+    """Other files take the place of those that are there."""
+    shutil.rmtree(data)
+    shutil.copytree(copy, data)
 
 
-def test_a_data_directory_that_was_set_back_in_place_is_found_out_by_what_the_leader_knows(
-    cluster: Cluster, tmp_path: Path
+def set_back(data: Path, copy: Path) -> None:
+    """The files that are there get the content that they had."""
+    kept = {path.name for path in copy.iterdir()}
+    for path in data.iterdir():
+        if path.name in kept:
+            path.write_bytes((copy / path.name).read_bytes())
+        else:
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("restore", "event"),
+    [(put_back, "node.replaced"), (set_back, "node.set_back")],
+    ids=["seen-by-itself", "known-to-the-leader"],
+)
+def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(
+    cluster: Cluster, tmp_path: Path, restore: Callable[[Path, Path], None], event: str
 ) -> None:
     with Writer(cluster, "w") as writer:
         writer.wait(30)
@@ -176,15 +175,10 @@ def test_a_data_directory_that_was_set_back_in_place_is_found_out_by_what_the_le
         cluster.wait_healthy(node)
         writer.wait(30)
         cluster.kill(node)
-        kept = {path.name for path in (tmp_path / "copy").iterdir()}
-        for path in data.iterdir():
-            if path.name in kept:
-                path.write_bytes((tmp_path / "copy" / path.name).read_bytes())  # the file stays the same one
-            else:
-                path.unlink()
+        restore(data, tmp_path / "copy")
         cluster.start(node)
         await_voter(cluster, leader, node, other_than=before)
-        assert "node.set_back" in cluster.log(node)
+        assert event in cluster.log(node)
         writer.wait(30)
     cluster.agree()
     check(cluster, node, writer)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 from driver_rig import LEADER, TERM, WAIT_S, Peers, Rig, until
@@ -20,21 +19,9 @@ VALUE = bytes(1000)
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.driver.start()
+async def rig(rig: Rig) -> Rig:
     rig.heartbeat()
-    yield rig
-    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
-
-
-@pytest.fixture
-async def peers(rig: Rig) -> AsyncIterator[Peers]:
-    """Make the rig's node the leader of these."""
-    peers = Peers(rig)
-    await peers.elect()
-    yield peers
-    peers.listen()
+    return rig
 
 
 def request(number: int, value: bytes = VALUE) -> WriteRequest:

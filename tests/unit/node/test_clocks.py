@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -14,14 +13,6 @@ from appliance.node.view import health_of
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.driver.start()
-    yield rig
-    await rig.driver.stop()
 
 
 def peers_are_ahead(rig: Rig, by_s: Mapping[int, float]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,6 @@ from appliance.raft.messages import AnyMessage, AppendResponse, Entry, Heartbeat
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.driver.start()
-    yield rig
-    rig.log_store.open.set()
-    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 
 
 async def commit_what_is_not_synced(rig: Rig) -> None:

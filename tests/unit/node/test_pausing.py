@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -28,21 +28,9 @@ HOUR_US = 3600 * 1_000_000
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.driver.start()
+async def rig(rig: Rig) -> Rig:
     rig.heartbeat()
-    yield rig
-    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
-
-
-@pytest.fixture
-async def peers(rig: Rig) -> AsyncIterator[Peers]:
-    """Make the rig's node the leader of these."""
-    peers = Peers(rig)
-    await peers.elect()
-    yield peers
-    peers.listen()
+    return rig
 
 
 def request(key: str = "k") -> WriteRequest:

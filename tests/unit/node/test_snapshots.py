@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from driver_rig import WAIT_S, Rig, until
@@ -16,14 +14,6 @@ from appliance.raft.messages import Configuration, SnapshotMeta
 from tests.unit.adapters.checking import checkers
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
-    await rig.driver.start()
-    yield rig
-    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 
 
 async def test_a_refused_file_loses_its_name_at_once_and_its_room_soon(rig: Rig) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from peer_harness import CLUSTER, World, heartbeat, until, world
+from peer_harness import CLUSTER, World, heartbeat, until
 
 from appliance.adapters.config import ConfigError
 from appliance.adapters.peer_network import TcpPeerNetwork
@@ -16,22 +14,6 @@ from appliance.adapters.peer_protocol import PEER_FEATURES, PEER_PROTOCOL, Kind,
 from appliance.raft.messages import AppendRequest, make_entry
 
 pytestmark = pytest.mark.anyio
-
-LOOPS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-]
-
-
-@pytest.fixture(params=LOOPS)
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    return request.param
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path) as made:
-        yield made
 
 
 @pytest.mark.parametrize("auth", ["secret", "tls"])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
-from peer_harness import CLUSTER, Node, World, until, world
+from peer_harness import CLUSTER, Node, World, until
 
 from appliance.adapters.peer_protocol import Kind, Open, encode_frame
 from appliance.adapters.peer_seeking import seek_cluster
@@ -21,12 +19,6 @@ OTHER = "f" * 32
 @pytest.fixture
 def anyio_backend() -> object:
     return ("asyncio", {"use_uvloop": True})
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path) as made:
-        yield made
 
 
 def refused_address() -> str:

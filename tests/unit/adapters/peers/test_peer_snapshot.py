@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from peer_harness import META, Node, Proxy, World, heartbeat, until, world
+from peer_harness import META, Node, Proxy, World, heartbeat, until
 
 from appliance.adapters.peer_protocol import SNAPSHOT_CHUNK_BYTES
 from appliance.tables.errors import ApplianceError
@@ -17,21 +16,6 @@ from appliance.tables.errors import ApplianceError
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
-LOOPS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-]
-
-
-@pytest.fixture(params=LOOPS)
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    return request.param
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path) as made:
-        yield made
 
 
 def content(directory: Path, size: int) -> Path:

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from peer_harness import REQUEST, RESULT, Node, World, until, world
+from peer_harness import REQUEST, RESULT, Node, World, until
 
 from appliance.adapters.peer_protocol import Failure, Kind, encode_frame
 from appliance.ledger.commands import Op, Operation, WriteRequest, WriteResult
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
-
-LOOPS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-]
-
-
-@pytest.fixture(params=LOOPS)
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    return request.param
-
-
-@pytest.fixture
-async def nodes(tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path) as made:
-        yield made
 
 
 async def code_of(writing: asyncio.Future[WriteResult]) -> str:
