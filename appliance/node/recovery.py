@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from appliance.node.ports import DamagedFile, LedgerStore, Log, LogStore, StorageFailed, StoredLog
+from appliance.node.ports import LedgerStore, Log, LogStore, StorageError, StorageFailed, StoredLog
 from appliance.raft.messages import SnapshotMeta
 
 
@@ -58,7 +58,7 @@ def _replace(ledger_store: LedgerStore, path: Path) -> str:
         return ""
     try:
         ledger_store.check(path)
-    except DamagedFile as error:
+    except StorageError as error:
         ledger_store.discard(path)
         return str(error)
     ledger_store.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -54,7 +55,7 @@ def test_no_cut_loses_an_acknowledged_append(
     for _ in range(40):
         last, term = stored.last_index, stored.hard_state.term
         disk.watcher = cut_sometimes
-        match random.choice(["append", "append", "append", "conflict", "vote", "compact"]):
+        match random.choice(["append", "append", "append", "conflict", "vote", "compact", "shrink"]):
             case "append" | "conflict" as kind:
                 first = random.randint(stored.snapshot.index + 1, last + 1) if kind == "conflict" else last + 1
                 term += kind == "conflict"
@@ -70,6 +71,9 @@ def test_no_cut_loses_an_acknowledged_append(
                 store.append([], HardState(term + 1, 2, last))
             case "compact":
                 store.compact(SnapshotMeta(random.randint(stored.snapshot.index, last), 0, Configuration()))
+            case "shrink":
+                store.sweep(random.randint(1, 8), 2**30)
+                store.give_back(random.randint(1, 8) * 4096)
         disk.watcher = lambda _operation, _name: None
         states.append(state_of(store))
         stored = states[-1][0]
@@ -197,6 +201,41 @@ def test_a_full_disk_keeps_nothing_of_the_append_and_is_survived(tmp_path: Path,
     after = SqliteLogStore(disk.cut(tmp_path / "cut", Random(2)) / "raft.db")
     assert (after.load().last_index, after.load().hard_state) == (6, HardState(3, 3, 0))
     after.close()
+
+
+def test_a_full_disk_while_the_file_is_shortened_leaves_it_to_be_written_on(tmp_path: Path, disk: FaultyDisk) -> None:
+    (tmp_path / "live").mkdir()
+    path = tmp_path / "live" / "raft.db"
+    store = SqliteLogStore(path, vfs=disk.name)
+    store.load()
+    store.append([large(i) for i in range(1, 201)], HardState(1, 1, 0))
+    store.compact(SnapshotMeta(180, 1, Configuration()))
+    store.sweep(1000, 2**30)
+    free_bytes = store.free_bytes()
+    for writes in range(12):  # that find room before one does not
+        left = [writes]
+
+        def faults(operation: str, _name: str, left: list[int] = left) -> int:
+            left[0] -= operation == "xWrite"
+            return apsw.SQLITE_FULL if operation == "xWrite" and left[0] < 0 else 0
+
+        disk.faults = faults
+        with suppress(DiskFull):
+            store.give_back(4096)
+        disk.faults = lambda _operation, _name: 0
+        before = store.free_bytes()
+        store.append([large(store.load().last_index + 1)], None)
+        assert store.free_bytes() >= before - 2 * 4096, "an append shortens nothing"
+    assert store.free_bytes() < free_bytes
+    last = store.load().last_index
+    store.close()
+    after = SqliteLogStore(path)
+    assert (after.load().last_index, len(after.read(181, last, 10**9))) == (last, last - 180)
+    after.close()
+
+
+def large(index: int) -> Entry:
+    return make_entry(1, index, EntryKind.NORMAL, bytes(3000))
 
 
 def test_a_full_disk_during_a_checkpoint_does_not_fail_the_append(

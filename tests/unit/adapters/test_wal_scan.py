@@ -138,9 +138,9 @@ def test_a_commit_that_was_none_is_damage(tmp_path: Path, wal: bytearray) -> Non
 
 def test_an_older_commit_beside_the_new_salt_is_a_torn_write(tmp_path: Path, wal: bytearray) -> None:
     """Where the frame header lies across two sectors, the first may still be that of the frame before it there."""
-    start = next(n for n, (at, _) in enumerate(frames(wal)) if (at + 4) // 512 != (at + 15) // 512)
-    last = next(one for one in transactions(wal) if one[-1] > start)
-    assert start in last[:-1]
+    across = {n for n, (at, _) in enumerate(frames(wal)) if (at + 4) // 512 != (at + 15) // 512}
+    last = next(one for one in transactions(wal) if across & set(one[:-1]))
+    start = min(across & set(last[:-1]))
     torn = wal[: frames(wal)[last[-1]][0] + FRAME_BYTES]
     torn[frames(wal)[start][0] + 7] = 9
     (tmp_path / "raft.db-wal").write_bytes(torn)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.node.log_writer import Job, LogWriter, Saving, merge
+from appliance.node import log_writer
+from appliance.node.log_writer import SWEEP_ROWS_MAX, Job, LogWriter, Saving, merge
 from appliance.node.ports import DiskFull
 from appliance.raft.messages import AppendResponse, Entry, EntryKind, HardState, make_entry
 
@@ -287,3 +288,76 @@ class TestAtOnce:
         await desk.until(2)
         assert desk.saved == [1]
         writer.stop()
+
+
+class TestSweeping:
+    """What a compaction left is removed between the writes, a slice at a time."""
+
+    async def test_it_goes_while_there_is_nothing_to_write(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.left = 5 * SWEEP_ROWS_MAX - 1
+        writer = writer_of(store, desk)
+        await until(lambda: not store.left)
+        assert store.swept_behind == [0] * 5
+        store.may_write.release()
+        writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+        await desk.until(1)
+        writer.stop()
+
+    async def test_it_goes_on_while_writes_never_end(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.may_write.release()
+        store.left = 3 * SWEEP_ROWS_MAX
+        writer = writer_of(store, desk)
+        written = 0
+        while store.left:
+            written += 1
+            store.may_write.release()
+            writer.submit(Saving(written, entries(written, 1, 1), None, ()))
+            await desk.until(written)
+        assert desk.saved == list(range(1, written + 1))
+        writer.stop()
+
+    async def test_a_compaction_wakes_it(self) -> None:
+        store, desk = SlowStore(), Desk()
+        writer = writer_of(store, desk)
+        writer.submit(Job(lambda: setattr(store, "left", 1), lambda: None))
+        await until(lambda: store.swept_behind == [0])
+        writer.stop()
+
+    async def test_the_end_does_not_wait_for_it(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.left = 10**9
+        writer = writer_of(store, desk)
+        await until(lambda: bool(store.swept_behind))
+        writer.stop()
+        assert store.left > 0
+
+    async def test_a_full_disk_puts_it_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_writer, "FULL_RETRY_S", 0.01)
+        store, desk = SlowStore(), Desk()
+        store.sweep_error = DiskFull("no room left")
+        store.left = 1
+        writer = writer_of(store, desk)
+        store.may_write.release()
+        writer.submit(Saving(1, entries(1, 1, 1), None, ()))
+        await desk.until(1)
+        assert (desk.saved, desk.failed) == ([1], [])
+        store.sweep_error = None
+        await until(lambda: not store.left)
+        writer.stop()
+
+    async def test_what_else_fails_in_it_ends_the_writing(self) -> None:
+        store, desk = SlowStore(), Desk()
+        store.sweep_error = OSError("damaged")
+        store.left = 1
+        writer = writer_of(store, desk)
+        await desk.until(1)
+        assert [str(e) for e in desk.failed] == ["damaged"]
+        writer.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - it happens on the writer's thread, which tells nobody
+            await asyncio.sleep(0.001)
