@@ -62,8 +62,8 @@ def stop(session: Session, number: int, *, purge: bool) -> bool:
         if number in numbers:
             _run(directory, "rm", "--stop", "--force", f"node{number}", what=f"stop node{number}")
             write_nodes(directory, [other for other in numbers if other != number])
-            # What it writes, the URLs and what Prometheus scrapes, is without the node from now on.
-            _run(directory, "run", "--rm", "--no-deps", "--no-TTY", "init", what="run the service init")
+            # A new `init` lets go of the node's volume, and of its URL and its target for Prometheus in what it writes.
+            _run(directory, "up", "--no-build", "--no-deps", "init", what="run the service init")
             stack.fetch_credentials(directory)
         if purge:
             _delete_volumes(project, number)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +22,9 @@ from appliance.cli.render import render_prometheus, render_rules
 
 ROOT = Path(__file__).parents[2]
 FILES = ["compose/compose.yaml", "tests/stack/compose.override.yaml"]
-PORT_NAMES = ("NODE1_PORT", "NODE2_PORT", "NODE3_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
+NODE_PORT_NAMES = ("NODE1_PORT", "NODE2_PORT", "NODE3_PORT", "NODE4_PORT")
+PORT_NAMES = (*NODE_PORT_NAMES, "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
+APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 TIME_SCALE = 0.1  # alerts that hold for a minute fire after six seconds
 COMMAND_TIMEOUT_S = 420.0
 POLL_S = 0.25
@@ -90,6 +94,22 @@ class Stack:
         path = directory / "credentials.env"
         self.compose.command("cp", "init:/secrets/operator/credentials.env", str(path))
         return read_env_file(path)
+
+    def appliance(self, directory: Path, *words: str) -> Any:
+        """Run the program over this stack, with its state in a directory; answers its JSON."""
+        directory.mkdir(exist_ok=True)
+        if not (directory / "credentials.env").exists():
+            self.credentials(directory)
+        done = subprocess.run(
+            [APPLIANCE, "--dir", str(directory), "--output", "json", *words],
+            env={**os.environ, **self.compose.environ, "COMPOSE_FILE": os.pathsep.join(FILES)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        return json.loads(done.stdout)
 
     def prometheus(self, path: str) -> Any:
         url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/{path}"
