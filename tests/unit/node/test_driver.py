@@ -136,6 +136,9 @@ async def test_a_checkpoint_that_a_reader_held_back_is_made_up_for(rig: Rig, mon
     reader = apsw.Connection(str(rig.directory / "ledger.db"))
     reader.execute("BEGIN; SELECT * FROM meta").fetchall()
     rig.append(2, 3, commit=4)
+    core = rig.driver.core
+    assert core is not None
+    await until(lambda: core.state.log.stable_index == 4, "the log synced: the ledger file never passes it")
     await until(lambda: rig.driver.applier.applied_index == 4, "all applied")
     assert await rig.driver.keeper.flushed() == 4
     await asyncio.sleep(0.1)
