@@ -69,10 +69,11 @@ class PeerClocks:
         asked_us, asked_s = clock.now_us(), clock.monotonic_s()
         try:
             answer = await self._driver.network.call(node_id, "clock", b"", ANSWER_S)
-        except ApplianceError:
+            told_us = msgspec.msgpack.decode(answer, type=int)
+        except (ApplianceError, msgspec.MsgspecError):
             return None
         half_way_us = asked_us + round((clock.monotonic_s() - asked_s) * _US / 2)
-        return (half_way_us - msgspec.msgpack.decode(answer, type=int)) / _US
+        return (half_way_us - told_us) / _US
 
     async def _serve(self, sender_node_id: int, body: bytes) -> bytes:
         return msgspec.msgpack.encode(self._driver.clock.now_us())

@@ -78,6 +78,15 @@ async def test_who_does_not_answer_says_nothing(rig: Rig) -> None:
     assert rig.driver.clocks.offset_s == 0
 
 
+async def test_an_answer_that_is_none_says_nothing(rig: Rig) -> None:
+    async def answer(node_id: int, name: str, body: bytes) -> bytes:
+        return b"\xc1 no time"
+
+    rig.network.on_call = answer
+    await rig.driver.clocks.look()
+    assert (rig.driver.clocks.offset_s, rig.driver.clocks.off) == (0, False)
+
+
 async def test_peers_may_ask_for_the_time(rig: Rig) -> None:
     before_us = rig.clock.now_us()
     answer = msgspec.msgpack.decode(await rig.desk.on_call(LEADER, "clock", b""), type=int)
