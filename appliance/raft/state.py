@@ -226,10 +226,9 @@ class RaftState:
                 progress.leaving_ticks = LEAVING_TIMEOUTS * self.settings.election_ticks
         for node_id, member in wanted.items():
             known = self.progress.get(node_id)
-            if known is None or known.incarnation != member.incarnation:
+            # One that was leaving is followed anew: it may wait for a snapshot that nobody sends to who leaves.
+            if known is None or known.incarnation != member.incarnation or known.leaving_ticks:
                 self.progress[node_id] = Progress(self.log.last_index + 1, member.incarnation)
-            else:
-                known.leaving_ticks = 0
 
     def hard_state(self) -> HardState:
         """What would have to be durable now."""

@@ -13,6 +13,7 @@ from appliance.raft.messages import (
     Configuration,
     EntryKind,
     Heartbeat,
+    HeartbeatResponse,
     Member,
     MemberRole,
     Role,
@@ -211,6 +212,31 @@ def test_a_removed_node_is_told_and_then_forgotten() -> None:
         core.tick()
         settle(core)
     assert 3 not in core.state.progress
+
+
+def test_one_that_was_leaving_and_is_added_again_gets_the_snapshot_that_it_needs() -> None:
+    core, term = leader()
+    core.propose_configuration(with_member(acting(core), LEARNER))
+    settle(core)
+    for node_id in (2, 3):
+        holds(core, term, node_id)
+    last = core.state.log.last_index
+    core.applied(last)
+    core.compact(last)
+    core.propose_configuration(without_member(acting(core), 4))
+    settle(core)
+    for node_id in (2, 3):
+        holds(core, term, node_id)
+    core.step(says(HeartbeatResponse, term, sender=4, round=0))
+    core.step(says(AppendResponse, term, sender=4, success=False, index=last, hint_index=0, hint_term=0))
+    settle(core)
+    core.propose_configuration(with_member(acting(core), LEARNER))
+    settle(core)
+    wanted: list[int] = []
+    for index in (core.state.log.last_index, last):
+        core.step(says(AppendResponse, term, sender=4, success=False, index=index, hint_index=0, hint_term=0))
+        wanted += [node_id for ready in settle(core) for node_id in ready.snapshots_to_send]
+    assert wanted == [4]
 
 
 def test_a_removed_leader_leads_until_that_is_committed_and_hands_over() -> None:
