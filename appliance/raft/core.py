@@ -135,7 +135,7 @@ class RaftCore:
         if state.elapsed_ticks >= state.settings.election_ticks:
             state.elapsed_ticks = 0
             state.transfer_target = NOBODY
-            elections.check_quorum(state)
+        elections.check_quorum(state)
         if state.role is Role.LEADER and state.heartbeat_elapsed_ticks >= state.settings.heartbeat_ticks:
             state.heartbeat_elapsed_ticks = 0
             heartbeats.broadcast(state)
@@ -191,6 +191,12 @@ class RaftCore:
         """Another node says who it is; a leader takes note of a member that has changed."""
         membership.meet(self.state, node_id, incarnation, address, raft_address)
 
+    def hear_configuration(self, index: int, configuration: Configuration) -> None:
+        """Another node tells of a configuration that is committed. One without this node keeps it from campaigning, and
+        does nothing else, until this node's own log has it.
+        """
+        membership.hear(self.state, index, configuration)
+
     def request_read(self, context: int) -> None:
         """Ask for a linearizable read; it comes back in `Ready.reads` or `Ready.reads_failed` (or, if a message is
         lost, never: the driver has a time-out and calls `forget_read`). `context` is a number below 2**32 that this
@@ -224,7 +230,9 @@ class RaftCore:
             elections.campaign(self.state, pre_vote=True)
 
     def set_may_campaign(self, may: bool) -> None:
-        """Whether this node may start elections (a node with a bad clock or disk may not)."""
+        """Whether this node starts elections. One with a bad clock or disk does not, as long as another might: it does
+        after `RELUCTANT_TIMEOUTS` time-outs without a leader, and never takes over from one.
+        """
         self.state.may_campaign = may
 
     def restore(self, meta: SnapshotMeta) -> bool:

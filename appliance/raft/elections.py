@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from appliance.raft import heartbeats
 from appliance.raft.messages import (
     NOBODY,
@@ -15,14 +17,20 @@ from appliance.raft.messages import (
 from appliance.raft.quorum import VoteResult, vote_result
 from appliance.raft.state import RaftState
 
+RELUCTANT_TIMEOUTS: Final = 3  # without a leader, before a node that had better not lead campaigns all the same
+
 
 def tick(state: RaftState) -> None:
     """One tick of a node that does not lead."""
     state.elapsed_ticks += 1
-    if state.elapsed_ticks >= state.timeout_ticks:
-        state.reset_timeout()
-        if state.may_stand() and state.may_campaign and state.unsaved_snapshot is None:
-            campaign(state, pre_vote=True)
+    if state.elapsed_ticks < state.timeout_ticks:
+        return
+    state.silent_timeouts += 1
+    willing = state.may_campaign or state.silent_timeouts >= RELUCTANT_TIMEOUTS
+    if state.may_stand() and willing and state.unsaved_snapshot is None:
+        campaign(state, pre_vote=True)
+    else:  # the leader is gone for this node too: it must not keep others from being elected
+        state.become_follower(state.term, NOBODY)
 
 
 def campaign(state: RaftState, *, pre_vote: bool, transfer: bool = False) -> None:
@@ -81,7 +89,7 @@ def become_leader(state: RaftState) -> None:
     """Lead: nothing of an older term counts until the no-op of this one is committed (5.4.2 of the paper, 6.4)."""
     state.role = Role.LEADER
     state.leader_id = state.node_id
-    state.elapsed_ticks = state.heartbeat_elapsed_ticks = 0
+    state.elapsed_ticks = state.heartbeat_elapsed_ticks = state.silent_timeouts = 0
     state.progress = {}
     state.sync_progress()
     state.returned.clear()
@@ -139,8 +147,10 @@ def on_timeout_now(state: RaftState, message: TimeoutNow) -> None:
 
 
 def check_quorum(state: RaftState) -> None:
-    """A leader that has not heard from a majority for an election time-out steps down (6.2)."""
-    active = {n: p.silent_ticks <= state.settings.election_ticks for n, p in state.progress.items()}
+    """A leader that has not heard from a majority for an election time-out steps down (6.2). One that is new, and a
+    follower that is, have that long from their beginning.
+    """
+    active = {n: p.silent_ticks < state.settings.election_ticks for n, p in state.progress.items()}
     active[state.node_id] = True
     if vote_result(state.voters, active) is not VoteResult.WON:
         state.become_follower(state.term, NOBODY)

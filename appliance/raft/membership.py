@@ -30,10 +30,13 @@ class Refusal(StrEnum):
 
 
 class ChangeRefused(Exception):
-    """A change of the membership is not made; nothing was proposed."""
+    """A change of the membership is not made; nothing was proposed. `silent` are the voters that are missed, when it is
+    for the quorum.
+    """
 
-    def __init__(self, reason: Refusal, detail: str) -> None:
+    def __init__(self, reason: Refusal, detail: str, silent: tuple[int, ...] = ()) -> None:
         self.reason = reason
+        self.silent = silent
         super().__init__(detail)
 
 
@@ -62,10 +65,12 @@ def refuse_change(state: RaftState, wanted: Configuration) -> None:
         return
     alive = alive_voters(state, wanted)
     if len(alive) < wanted.quorum():
+        silent = tuple(node_id for node_id in voters if node_id not in alive)
         detail = (
-            f"only {len(alive)} of the {len(voters)} voters that there would be are alive, {wanted.quorum()} are needed"
+            f"only {len(alive)} of the {len(voters)} voters that there would be are alive, {wanted.quorum()} are "
+            f"needed, and nothing is heard of node {' and node '.join(map(str, silent))}"
         )
-        raise ChangeRefused(Refusal.QUORUM, detail)
+        raise ChangeRefused(Refusal.QUORUM, detail, silent)
 
 
 def changed_members(old: Configuration, new: Configuration) -> list[int]:
@@ -78,15 +83,18 @@ def alive_voters(state: RaftState, configuration: Configuration) -> list[int]:
     """Of the voters of a configuration, those that this leader has heard from within the last heartbeats. An election
     time-out would be too long: a change would rest on a node that has just died, and could not be committed.
     """
-    alive = []
-    silent_ticks_max = ALIVE_HEARTBEATS * state.settings.heartbeat_ticks
-    for member in configuration.members:
-        progress = state.progress.get(member.node_id)
-        is_another = state.returned.get(member.node_id, member).incarnation != member.incarnation
-        heard = progress is not None and progress.heard and progress.silent_ticks <= silent_ticks_max
-        if member.role is MemberRole.VOTER and ((heard and not is_another) or member.node_id == state.node_id):
-            alive.append(member.node_id)
-    return alive
+    return [m.node_id for m in configuration.members if m.role is MemberRole.VOTER and is_alive(state, m)]
+
+
+def is_alive(state: RaftState, member: Member) -> bool:
+    """Whether a member is this leader, or was heard within the last heartbeats under the incarnation that it has."""
+    if member.node_id == state.node_id:
+        return True
+    progress = state.progress.get(member.node_id)
+    if progress is None or not progress.heard:
+        return False
+    is_another = state.returned.get(member.node_id, member).incarnation != member.incarnation
+    return not is_another and progress.silent_ticks <= ALIVE_HEARTBEATS * state.settings.heartbeat_ticks
 
 
 def with_member(configuration: Configuration, member: Member) -> Configuration:
@@ -114,6 +122,17 @@ def meet(state: RaftState, node_id: int, incarnation: int, address: str, raft_ad
     seen = Member(node_id, incarnation, role, address, raft_address)
     if seen != member:
         state.returned[node_id] = seen
+
+
+def hear(state: RaftState, index: int, configuration: Configuration) -> None:
+    """Others have committed a configuration, as one of them tells: a node that was removed while it could not hear of
+    it must not campaign for ever.
+    """
+    if not configuration.members or index <= state.told[0]:
+        return
+    state.told = index, configuration
+    if state.is_told_removed() and state.role in {Role.PRE_CANDIDATE, Role.CANDIDATE}:
+        state.become_follower(state.term, NOBODY)
 
 
 def tick(state: RaftState) -> None:
@@ -162,7 +181,8 @@ def _due(state: RaftState) -> list[Configuration]:
             due.append(with_member(configuration, seen))
     for member in configuration.members:
         progress = state.progress.get(member.node_id)
-        if member.role is MemberRole.LEARNER and progress is not None and progress.caught_up:
+        is_learner = member.role is MemberRole.LEARNER
+        if is_learner and progress is not None and progress.caught_up and is_alive(state, member):
             due.append(with_member(configuration, replace(member, role=MemberRole.VOTER)))
     return due
 

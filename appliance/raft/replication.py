@@ -85,7 +85,7 @@ def send_append(state: RaftState, node_id: int, progress: Progress) -> bool:
 
 def on_append_request(state: RaftState, request: AppendRequest) -> None:
     """Follow a leader's append: refuse what does not fit, drop what conflicts, keep the rest (5.3 of the paper)."""
-    state.elapsed_ticks = 0
+    state.hear_leader()
     log = state.log
     entries = request.entries
     if request.prev_index < state.commit_index:  # what is committed matches any leader's log
@@ -157,7 +157,7 @@ def commits_by_counting(state: RaftState, index: int) -> bool:
 
 def on_heartbeat(state: RaftState, message: Heartbeat) -> None:
     """A follower hears that its leader lives, and how far the log is committed."""
-    state.elapsed_ticks = 0
+    state.hear_leader()
     if message.to_incarnation in {0, state.incarnation}:
         state.commit_index = max(state.commit_index, min(message.commit_index, state.log.last_index))
     state.messages_after_persist.append(state.make(HeartbeatResponse, message.sender, round=message.round))

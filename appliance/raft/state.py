@@ -114,7 +114,9 @@ class RaftState:
         self.elapsed_ticks = 0
         self.heartbeat_elapsed_ticks = 0
         self.timeout_ticks = 0
+        self.told: tuple[int, Configuration] = (0, Configuration())  # the newest committed one that others told of
         self.may_campaign = True
+        self.silent_timeouts = 0  # since anything came from a leader
         self.votes: dict[int, bool] = {}
         self.progress: dict[int, Progress] = {}
         self.spared: tuple[int, ...] = ()  # followers that get entries later: see `sparing`
@@ -172,10 +174,21 @@ class RaftState:
         """Whether this node may campaign: as a voter, or while its removal is not committed, because its log may be
         the only one that is complete enough to be elected, by the others (section 4.2.2).
         """
+        if self.is_told_removed():
+            return False
         if self.is_voter():
             return True
         removing = self.configuration_index > self.commit_index and len(self.configurations) > 1
         return removing and self._votes_in(self.configurations[-2][1])
+
+    def is_told_removed(self) -> bool:
+        """Whether the others have committed a configuration without this node, and it does not know by its own log what
+        came of that. From then on no majority needs it, and what its own log says of it is out of date.
+        """
+        index, configuration = self.told
+        if index <= self.commit_index or configuration.member(self.node_id) is not None:
+            return False
+        return self.told not in self.configurations or index == self.configuration_index
 
     def _votes_in(self, configuration: Configuration) -> bool:
         me = configuration.member(self.node_id)
@@ -235,6 +248,10 @@ class RaftState:
         return HardState(self.term, self.vote, self.commit_index)
 
     # -- clocks and outbox
+
+    def hear_leader(self) -> None:
+        """Something came from the leader."""
+        self.elapsed_ticks = self.silent_timeouts = 0
 
     def reset_timeout(self) -> None:
         """Draw a new election time-out (section 3.4)."""

@@ -179,6 +179,24 @@ class Faults:
                 node.checkpoint()
                 node.compact(chance.choice((0, 0, 1, 5)))
 
+    def _do_unfit(self, fault: Fault, chance: Random) -> None:
+        """A node, or each, is not fit to lead, for a while or for good: it hands over if it leads."""
+        nodes = list(self.world.nodes.values()) if chance.random() < 0.3 else [self._any_node(chance)]
+        for node in nodes:
+            self._judge(node, False)
+            others = [n for n in self.world.nodes if n != node.node_id]
+            if others:
+                node.transfer(chance.choice(others))
+        if chance.random() < 0.6:
+            for node in nodes:
+                self._later(fault, self._judge, node, True)
+
+    @staticmethod
+    def _judge(node: SimNode, fit: bool) -> None:
+        node.fit = fit
+        if node.core is not None:
+            node.core.set_may_campaign(fit)
+
     # -- members
 
     def _do_grow(self, fault: Fault, chance: Random) -> None:
@@ -277,7 +295,9 @@ class Faults:
     # -- the end of them
 
     def heal(self) -> None:
-        """End all faults: whole network, working disks, every node up and awake, clocks that run true."""
+        """End all faults: whole network, working disks, every node up and awake, clocks that run true. Who is not fit
+        to lead is not fit after that either, and a leader has to be found all the same.
+        """
         self.over = True
         world = self.world
         network = world.network

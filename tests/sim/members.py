@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -47,15 +48,23 @@ class Members:
         self.world.after(MEETING_TICKS * TICK, self._let_meet)
 
     def _let_meet(self) -> None:
-        """Hellos: each leader hears who the nodes that it can reach are."""
+        """Hellos: each node hears who the nodes that it can reach are, and who takes part as far as they know."""
         network = self.world.network
-        for leader in list(self.world.nodes.values()):
-            if leader.core is None or leader.paused or leader.core.state.role is not Role.LEADER:
+        up = [node for node in self.world.nodes.values() if node.core is not None and not node.paused]
+        for hearer, teller in permutations(up, 2):
+            if not network.reaches(hearer.node_id, teller.node_id):
                 continue
-            for node in self.world.nodes.values():
-                if node is not leader and node.core is not None and network.reaches(leader.node_id, node.node_id):
-                    seen = member(node.node_id, node.incarnation, MemberRole.VOTER)
-                    leader.core.meet(node.node_id, node.incarnation, seen.address, seen.raft_address)
+            assert hearer.core is not None
+            assert teller.core is not None
+            told = teller.core.state
+            seen = member(teller.node_id, teller.incarnation, MemberRole.VOTER)
+            hearer.core.meet(teller.node_id, teller.incarnation, seen.address, seen.raft_address)
+            if told.configuration_index <= told.commit_index:
+                stood = hearer.core.state.may_stand()
+                hearer.core.hear_configuration(told.configuration_index, told.configuration)
+                if stood and not hearer.core.state.may_stand():
+                    self.world.count("told that they were removed")
+                    hearer.drain()
         self.world.after(MEETING_TICKS * TICK, self._let_meet)
 
     # -- what operators ask for

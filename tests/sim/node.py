@@ -32,6 +32,7 @@ class SimNode:
         self.chance = world.plan.stream(f"node{node_id}")
         self.life = 0
         self.in_service = False
+        self.fit = True
         self.core: RaftCore | None = None
         self.state = ledger
         self.paused = False
@@ -82,6 +83,7 @@ class SimNode:
             applied_index=self.state.applied_index,
             random=plan.stream(f"node{self.node_id}.{self.life}"),
         )
+        self.core.set_may_campaign(self.fit)
         self.world.checker.started(self)
         self.world.exercised.started(self.core.state)
         self.world.after(self.chance.randrange(1, self.tick_units), self.on_tick, self.life)

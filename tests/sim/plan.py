@@ -24,6 +24,8 @@ SAFETY_TICKS_MAX: Final = 6_000  # a bound on the phase with faults, far beyond 
 FIGURE_8_ODDS: Final = 0.08
 
 MEMBER_KINDS: Final = ("grow", "shrink", "shrink_leader", "lose_disk", "copy_disk")
+UNFIT_KINDS: Final = ("unfit",)
+UNFIT_ODDS: Final = 0.3  # of seeds, those in which nodes are not fit to lead
 MEMBER_ODDS: Final = 0.6  # of seeds, those that change the membership
 FAULT_KINDS: Final = (
     "crash",
@@ -49,7 +51,7 @@ FAULT_KINDS: Final = (
     "compact",
 )
 BACKGROUND_KINDS: Final = ("drop", "duplicate", "reorder", "apply_lag")
-KINDS: Final = FAULT_KINDS + MEMBER_KINDS + BACKGROUND_KINDS
+KINDS: Final = FAULT_KINDS + MEMBER_KINDS + UNFIT_KINDS + BACKGROUND_KINDS
 
 
 class Fault(Struct, frozen=True):
@@ -127,7 +129,14 @@ def draw(seed: int) -> Plan:
         committed_bytes_max=chance.choice((200, 1000, 1 << 22)),
         window_bytes_max=chance.choice((500, 4000, 1 << 26)),
         spare_entries_max=0 if figure_8 else Random(f"{seed}/spare").choice((0, 1, 4, 64)),
-        faults=tuple(sorted(_draw_faults(chance, enabled, gap) + _draw_changes(changing, spares, gap), key=_when)),
+        faults=tuple(
+            sorted(
+                _draw_faults(chance, enabled, gap)
+                + _draw_changes(changing, spares, gap)
+                + (() if figure_8 else _draw_unfit(Random(f"{seed}/unfit"))),
+                key=_when,
+            )
+        ),
     )
 
 
@@ -144,6 +153,14 @@ def _draw_changes(chance: Random, spares: int, gap: int) -> tuple[Fault, ...]:
         changes.append(Fault(number, at, kind, chance.choice((3, 8, 15, 30))))
         at += chance.randint(5, 4 * gap)
     return tuple(changes)
+
+
+def _draw_unfit(chance: Random) -> tuple[Fault, ...]:
+    """Nodes that are not fit to lead, numbered from 201 on, from a stream of its own."""
+    if chance.random() >= UNFIT_ODDS:
+        return ()
+    ticks = chance.choice((30, 100, 300))
+    return tuple(Fault(number, chance.randint(5, 250), "unfit", ticks) for number in range(201, 205))
 
 
 def _draw_faults(chance: Random, enabled: list[str], gap: int) -> tuple[Fault, ...]:

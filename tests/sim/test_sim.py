@@ -23,7 +23,7 @@ from .disk import LogFile, Write
 from .exercised import KINDS, PROGRESS_CHANGES, ROLE_CHANGES
 from .node import SimNode
 from .outcome import Outcome, run
-from .plan import EVENTS_MIN, FAULT_KINDS, FAULTS_MIN, MEMBER_KINDS, OPERATIONS_MIN, draw
+from .plan import EVENTS_MIN, FAULT_KINDS, FAULTS_MIN, MEMBER_KINDS, OPERATIONS_MIN, UNFIT_KINDS, draw
 from .shrink import replay_command, shrink
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,8 @@ def test_the_seeds_exercise_every_transition() -> None:
     assert not (ROLE_CHANGES | PROGRESS_CHANGES) - totals.keys()
     received = {what.rpartition(" ")[2] for what in totals if what.startswith("gets: ")}
     assert received == set(KINDS)
-    assert {kind for kind in FAULT_KINDS + MEMBER_KINDS if not totals[f"fault {kind}"]} == set()
+    assert {kind for kind in FAULT_KINDS + MEMBER_KINDS + UNFIT_KINDS if not totals[f"fault {kind}"]} == set()
+    assert totals["told that they were removed"]
 
 
 def test_a_seed_is_the_same_every_time() -> None:

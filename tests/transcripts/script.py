@@ -15,7 +15,7 @@ happened, up to an empty line. `python -m tests.transcripts --rewrite` writes wh
     crash N | restart N       what was not durable is lost
     start N | add L N | remove L N     a node with an empty log | leader L makes it a learner | removes it
     wipe N | copy N | put-back N     another directory: empty | what is on disk is kept | and put back
-    meet L N                  node N says to node L who it is
+    meet L N | tell N M       node N says to node L who it is | node M to node N who takes part, if that is committed
     compact N INDEX | snapshot A->B INDEX | restore-failed A->B     log compaction; a snapshot of A arrives at B
     may-campaign N yes|no | status [N]
 """
@@ -188,6 +188,13 @@ class Script:
     def do_meet(self, words: list[str]) -> None:
         leader, node = (self._node(w) for w in words)
         self._act(leader, lambda: leader.running.meet(node.node_id, node.incarnation, "", ""))
+
+    def do_tell(self, words: list[str]) -> None:
+        node, teller = (self._node(w) for w in words)
+        state = teller.running.state
+        if state.configuration_index > state.commit_index:
+            raise ScriptError(f"what node {teller.node_id} acts on is not committed")
+        self._act(node, lambda: node.running.hear_configuration(state.configuration_index, state.configuration))
 
     def do_wipe(self, words: list[str]) -> None:
         self._put(words, Stored(Configuration()))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.raft.core import NotLeader, RaftCore
+from appliance.raft.elections import RELUCTANT_TIMEOUTS
 from appliance.raft.log import ENTRY_OVERHEAD_BYTES, InvariantViolation
 from appliance.raft.messages import (
     AnyMessage,
@@ -361,6 +362,48 @@ def test_a_node_that_may_not_campaign_does_not_when_asked_to() -> None:
     assert core.state.role is Role.CANDIDATE
 
 
+def timeouts_until_it_campaigns(core: RaftCore, timeouts_max: int = 20) -> int:
+    """How many election time-outs pass in silence before this node campaigns."""
+    for number in range(1, timeouts_max + 1):
+        for _ in range(core.state.timeout_ticks - core.state.elapsed_ticks):
+            core.tick()
+        if core.state.role is not Role.FOLLOWER:
+            return number
+    raise AssertionError("it never campaigned")
+
+
+def test_a_node_that_had_better_not_lead_campaigns_when_nobody_else_does() -> None:
+    core = make_core()
+    assert timeouts_until_it_campaigns(core) == 1
+    core = make_core()
+    core.set_may_campaign(False)
+    assert timeouts_until_it_campaigns(core) == RELUCTANT_TIMEOUTS
+    core.step(says(Heartbeat, 1, sender=2, commit_index=0, round=0))
+    assert timeouts_until_it_campaigns(core) == RELUCTANT_TIMEOUTS, "a leader was there meanwhile"
+
+
+def test_a_node_that_does_not_campaign_lets_others_when_the_leader_is_silent() -> None:
+    core = make_core()
+    core.set_may_campaign(False)
+    core.step(says(Heartbeat, 1, sender=2, commit_index=0, round=0))
+    for _ in range(core.state.timeout_ticks):
+        core.tick()
+    assert core.state.leader_id == 0
+    settle(core)
+    core.step(says(VoteRequest, 2, sender=3, last_log_index=0, last_log_term=0, pre_vote=True))
+    assert [m.granted for m in sent(settle(core)) if isinstance(m, VoteResponse)] == [True]
+
+
+def test_a_vote_for_another_is_no_leader() -> None:
+    core = make_core()
+    core.set_may_campaign(False)
+    for term in range(1, RELUCTANT_TIMEOUTS + 1):
+        core.step(says(VoteRequest, term, last_log_index=0, last_log_term=0))
+        for _ in range(core.state.timeout_ticks):
+            core.tick()
+    assert core.state.role is Role.PRE_CANDIDATE, "the others campaign, and none of them is elected"
+
+
 # -- leaving office
 
 
@@ -372,8 +415,37 @@ def test_no_proposals_while_handing_over() -> None:
         core.propose([b"a"])
     assert refusal.value.leader_id == 0, "who leads next is not known yet"
     for _ in range(10):
+        core.step(says(HeartbeatResponse, core.state.term, round=0))
         core.tick()
     core.propose([b"a"])
+
+
+@pytest.mark.parametrize("heard_at", [0, 4, 9])
+def test_a_leader_steps_down_an_election_timeout_after_it_heard_from_a_majority(heard_at: int) -> None:
+    core = make_core()
+    elect(core)
+    for _ in range(heard_at):
+        core.tick()
+    core.step(says(HeartbeatResponse, core.state.term, round=0))
+    ticks = 0
+    while core.state.role is Role.LEADER:
+        core.step(says(HeartbeatResponse, core.state.term, sender=4, round=0))  # of no member
+        core.tick()
+        ticks += 1
+    assert ticks == core.state.settings.election_ticks
+
+
+def test_a_new_leader_has_an_election_timeout_to_be_heard() -> None:
+    core = make_core()
+    for _ in range(9):
+        core.tick()
+    elect(core)
+    for _ in range(9):
+        core.tick()
+    assert core.state.role is Role.LEADER
+    core.step(says(HeartbeatResponse, core.state.term, round=0))
+    core.tick()
+    assert core.state.role is Role.LEADER
 
 
 def test_only_another_voter_can_be_handed_to() -> None:

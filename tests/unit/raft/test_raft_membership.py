@@ -22,7 +22,7 @@ from appliance.raft.messages import (
     VoteResponse,
     make_entry,
 )
-from appliance.raft.state import decode_configuration
+from appliance.raft.state import decode_configuration, encode_configuration
 from tests.unit.raft.test_raft_core import elect, make_core, says, sent, settle
 
 LEARNER = Member(4, 4, MemberRole.LEARNER, "c4", "r4")
@@ -158,6 +158,28 @@ def test_a_learner_that_lags_is_not_promoted() -> None:
     assert acting(core).voters() == (1, 2, 3)
 
 
+def test_a_learner_that_has_fallen_silent_is_not_promoted() -> None:
+    core, term = leader()
+    core.propose_configuration(with_member(acting(core), LEARNER))
+    settle(core)
+    holds(core, term, 4)
+    core.tick()  # its first round begins
+    settle(core)
+    holds(core, term, 4)
+    for _ in range(membership.ALIVE_HEARTBEATS * core.state.settings.heartbeat_ticks + 1):
+        core.tick()
+        settle(core)
+    assert core.state.progress[4].caught_up
+    for node_id in (2, 3):  # only now is the change that made it a learner committed
+        holds(core, term, node_id)
+    core.tick()
+    settle(core)
+    assert acting(core).voters() == (1, 2, 3), "nothing is new, so it lacks nothing, and nobody knows whether it lives"
+    holds(core, term, 4)
+    core.tick()
+    assert acting(core).voters() == (1, 2, 3, 4)
+
+
 def test_a_voter_that_comes_back_as_another_is_a_learner_until_it_has_caught_up() -> None:
     core, term = leader()
     core.meet(3, 33, "c3", "r3")
@@ -269,6 +291,86 @@ def test_a_leader_that_lost_its_place_before_its_removal_was_committed_still_sta
     core.step(says(VoteResponse, term + 2, granted=True))
     settle(core)
     assert core.state.role is Role.LEADER
+
+
+def without_me(index: int) -> tuple[int, Configuration]:
+    return index, Configuration(tuple(Member(n, n, MemberRole.VOTER, "", "") for n in (2, 3, 4)))
+
+
+def campaigns(core: RaftCore) -> bool:
+    for _ in range(2 * core.state.settings.election_ticks):
+        core.tick()
+    settle(core)
+    return core.state.role is not Role.FOLLOWER
+
+
+def test_a_node_that_hears_that_it_was_removed_does_not_campaign() -> None:
+    core = make_core(terms=(1, 1))
+    assert campaigns(core)
+    core.hear_configuration(*without_me(9))
+    assert core.state.role is Role.FOLLOWER, "the election that it was in is over for it"
+    assert not campaigns(core)
+    core.campaign()
+    core.step(says(TimeoutNow, core.state.term))
+    assert core.state.role is Role.FOLLOWER
+
+
+def test_a_node_that_was_removed_still_votes() -> None:
+    core = make_core(terms=(1, 1))
+    core.hear_configuration(*without_me(9))
+    core.step(says(VoteRequest, 5, last_log_index=2, last_log_term=1))
+    assert [m.granted for m in sent(settle(core)) if isinstance(m, VoteResponse)] == [True]
+
+
+def test_another_incarnation_in_its_place_is_no_removal() -> None:
+    core = make_core()
+    members = (Member(1, 77, MemberRole.VOTER, "", ""), *without_me(9)[1].members)
+    core.hear_configuration(9, Configuration(members))
+    assert not core.state.is_told_removed()
+
+
+def test_what_is_older_than_what_was_told_says_nothing() -> None:
+    core = make_core()
+    core.hear_configuration(*without_me(9))
+    core.hear_configuration(5, acting(core))
+    assert core.state.is_told_removed()
+    core.hear_configuration(11, acting(core))
+    assert not core.state.is_told_removed()
+    assert campaigns(core)
+
+
+def test_a_node_that_belongs_to_no_cluster_tells_nothing() -> None:
+    core = make_core()
+    core.hear_configuration(9, Configuration())
+    assert not core.state.is_told_removed()
+
+
+def test_what_was_told_holds_until_the_own_log_knows_more() -> None:
+    core = make_core(terms=(1,))
+    index, removal = without_me(2)
+    again = with_member(removal, Member(1, 1, MemberRole.VOTER, "", ""))
+    removed, added = (
+        make_entry(1, at, EntryKind.CONFIGURATION, encode_configuration(what))
+        for at, what in ((index, removal), (index + 1, again))
+    )
+    core.step(says(AppendRequest, 1, prev_index=1, prev_term=1, entries=(removed,), commit_index=0))
+    assert core.state.may_stand(), "its removal may not be committed"
+    core.hear_configuration(index, removal)
+    assert not core.state.may_stand(), "it is, and nobody else might ever have told"
+    core.step(says(AppendRequest, 1, prev_index=index, prev_term=1, entries=(added,), commit_index=0))
+    assert core.state.may_stand(), "it was added again"
+
+
+def test_a_change_that_never_came_to_be_does_not_hide_a_removal() -> None:
+    """Its own log ends with a change that it proposed as the leader of an older term, behind the removal's place."""
+    core, term = leader()
+    core.propose([b"x"] * 3)
+    core.propose_configuration(with_member(acting(core), LEARNER))
+    settle(core)
+    index = core.state.configuration_index
+    core.step(says(HeartbeatResponse, term + 1, round=0))
+    core.hear_configuration(*without_me(index - 1))
+    assert core.state.is_told_removed()
 
 
 def test_a_change_that_is_truncated_is_undone() -> None:
