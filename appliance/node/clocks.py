@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOOK_INTERVAL_S: Final = 10.0
 ANSWER_S: Final = 1.0  # a slower answer says too little
 OFF_S: Final = 5.0  # from the median of the peers' clocks
+ACCUSERS_MIN: Final = 2  # of two clocks that differ nobody knows which one is off
 _US: Final = 1_000_000
 
 
@@ -32,7 +33,8 @@ class PeerClocks:
 
     Attributes:
         offset_s: by how many seconds this node's clock is ahead of the median of its peers'; 0 without any.
-        off: whether that is too much.
+        off: whether that is too much, as it was when enough peers answered: a single one can clear this node, but
+            not accuse it, so that no node keeps another from leading alone.
     """
 
     def __init__(self, driver: Driver, log: Log, on_change: Callable[[], None]) -> None:
@@ -52,9 +54,10 @@ class PeerClocks:
     async def look(self) -> None:
         """Ask all peers that there is a link to for their time."""
         found = await asyncio.gather(*(self._ahead_of(node_id) for node_id in self._driver.network.connected()))
-        self.offset_s = median_low([ahead_s for ahead_s in found if ahead_s is not None])
+        answers = [ahead_s for ahead_s in found if ahead_s is not None]
+        self.offset_s = median_low(answers)
         off = abs(self.offset_s) > OFF_S
-        if off == self.off:
+        if off == self.off or len(answers) < (ACCUSERS_MIN if off else 1):
             return
         self.off = off
         if off:

@@ -9,6 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
+
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
@@ -19,6 +21,7 @@ from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, W
 from appliance.node.bootstrap import founding_entry
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
+from appliance.node.handover import UNFITNESS_CALL
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerEvents
 from appliance.node.ports import DiskFull, Identity
@@ -32,6 +35,7 @@ from appliance.raft.messages import (
     EntryKind,
     HardState,
     Heartbeat,
+    HeartbeatResponse,
     Member,
     MemberRole,
     SnapshotMeta,
@@ -78,6 +82,7 @@ class FakeNetwork:
         self.snapshots: list[int] = []
         self.redialed: list[int] = []
         self.reachable: set[int] = {2, 3}
+        self.unfit: dict[int, str] = {}  # why a node had better not lead, where it has a reason
         self.on_send: Callable[[AnyMessage], None] = lambda message: None
 
     async def start(self, events: PeerEvents, seeds: Sequence[str]) -> None:
@@ -93,6 +98,8 @@ class FakeNetwork:
         raise NotImplementedError
 
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
+        if name == UNFITNESS_CALL:
+            return msgspec.msgpack.encode(self.unfit.get(node_id, ""))
         return await self.on_call(node_id, name, body)
 
     @staticmethod
@@ -234,12 +241,13 @@ class Rig:
 
 
 class Peers:
-    """The other two nodes of a rig: they vote for it, and take entries while they are not `deaf`."""
+    """The other two nodes of a rig: they vote for it, live, and take entries while they are not `deaf`."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._desk = rig.desk
         self.deaf = False
+        self.silent: set[int] = set()  # these say nothing at all
         self._unanswered: list[AppendRequest] = []
         rig.network.on_send = self._on_send
 
@@ -249,7 +257,11 @@ class Peers:
         await until(self._rig.driver.can_propose, "this node leads")
 
     def _on_send(self, message: AnyMessage) -> None:
+        if message.to in self.silent:
+            return
         match message:
+            case Heartbeat():
+                self._answer(HeartbeatResponse(round=message.round, **_back(message)))
             case TimeoutNow():  # the rig stops, and hands over
                 self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
             case VoteRequest():

@@ -68,14 +68,30 @@ async def test_room_on_the_disk_does_not_make_up_for_a_clock_that_is_off(rig: Ri
     assert not rig.driver.core.state.may_campaign
 
 
-async def test_who_does_not_answer_says_nothing(rig: Rig) -> None:
+async def test_a_single_peer_accuses_nobody(rig: Rig) -> None:
+    """Of two clocks that differ nobody knows which one is off: where both gave way, nobody would lead."""
     peers_are_ahead(rig, {3: 60})
     await rig.driver.clocks.look()
-    assert rig.driver.clocks.off, "the only one that answers is the median"
+    assert not rig.driver.clocks.off
+    assert rig.driver.clocks.offset_s == pytest.approx(-60, abs=0.2)
+    assert rig.driver.core is not None
+    assert rig.driver.core.state.may_campaign
+
+
+async def test_a_clock_that_is_off_stays_so_while_fewer_answer_until_one_agrees(rig: Rig) -> None:
+    peers_are_ahead(rig, {2: 60, 3: 60})
+    await rig.driver.clocks.look()
+    assert rig.driver.clocks.off
+    peers_are_ahead(rig, {2: 60})
+    await rig.driver.clocks.look()
+    assert rig.driver.clocks.off
     peers_are_ahead(rig, {})
     await rig.driver.clocks.look()
-    assert not rig.driver.clocks.off
+    assert rig.driver.clocks.off, "nobody has said otherwise"
     assert rig.driver.clocks.offset_s == 0
+    peers_are_ahead(rig, {3: 0})
+    await rig.driver.clocks.look()
+    assert not rig.driver.clocks.off
 
 
 async def test_an_answer_that_is_none_says_nothing(rig: Rig) -> None:
