@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from appliance.node.api import ChangeAnswer, TransferAnswer
 from appliance.node.driver import Driver
-from appliance.node.handover import hand_over, hand_over_to
+from appliance.node.handover import hand_over, hand_over_to, unfitness_of
 from appliance.node.leader_calls import LeaderCall
 from appliance.node.leadership import Leadership
 from appliance.node.peer_ports import Hello
@@ -20,6 +20,7 @@ from appliance.raft import membership
 from appliance.raft.core import NotLeader, RaftCore
 from appliance.raft.membership import ChangeRefused, Refusal
 from appliance.raft.messages import Configuration, Member, MemberRole, Role
+from appliance.raft.state import RaftState
 from appliance.tables.errors import ApplianceError
 
 CHANGE_S: Final = 15.0  # for one change to be proposed and committed, a handover before it included
@@ -50,7 +51,9 @@ class _Transfer(Struct, frozen=True, array_like=True):
 
 
 class _Changed(Struct, frozen=True, array_like=True):
-    """What the leader answers: whether anything was changed, and the index of the entry that did it."""
+    """What the leader answers: whether anything was changed, and the index of the committed entry by which it is as it
+    was asked to be; 0 for a transfer.
+    """
 
     changed: bool
     index: int
@@ -104,7 +107,9 @@ class Membership:
             try:
                 await asyncio.wait_for(driver.applied_waiters.add(index), with_in_s)
             except TimeoutError:
-                detail = "The change was made, but this node has not heard of it yet. Look at GET /cluster/nodes."
+                detail = (
+                    "The change was made, but this node has not heard of it yet. Look at `appliance cluster nodes`."
+                )
                 raise ApplianceError("outcome_unknown", detail) from None
 
     async def _promoted(self, node_id: int) -> None:
@@ -120,8 +125,7 @@ class Membership:
 
     def _answer(self, node_id: int, role: str, answer: _Changed) -> ChangeAnswer:
         members = cluster_info(self._driver).members
-        index = answer.index or self._core().state.configuration_index
-        return ChangeAnswer(node_id, role, answer.changed, index, members)
+        return ChangeAnswer(node_id, role, answer.changed, answer.index, members)
 
     # -- at the leader
 
@@ -129,7 +133,8 @@ class Membership:
         async with self._changing:
             known = self._core().state.configuration.member(request.node_id)
             if known is not None:
-                return self._same(known, request)
+                self._refuse_moved(known, request)
+                return await self._unchanged()
             self._refuse_taken(request.node_id, request.address, request.raft_address)
             hello = await self._meet(request)
             joining = Member(
@@ -138,14 +143,13 @@ class Membership:
             self._refuse_taken(joining.node_id, joining.address, joining.raft_address)
             return await self._change(lambda configuration: membership.with_member(configuration, joining))
 
-    def _same(self, known: Member, request: _Add) -> _Changed:
+    def _refuse_moved(self, known: Member, request: _Add) -> None:
         if request.address != known.address or request.raft_address not in {"", known.raft_address}:
             raise ApplianceError(
                 "conflict",
                 f"Node {known.node_id} is a member at {known.address} (peers: {known.raft_address}). To move it, "
                 f"`appliance cluster replace {known.node_id} {request.address}`.",
             )
-        return _Changed(False, 0)
 
     async def _meet(self, request: _Add) -> Hello:
         """Who is at the address; a node that has this cluster among its seeds has said so already."""
@@ -186,7 +190,7 @@ class Membership:
             state = self._core().state
             node_id = request.node_id
             if state.configuration.member(node_id) is None:
-                return _Changed(False, 0)
+                return await self._unchanged()
             if node_id == state.node_id and len(state.voters) > 1:
                 await self._refuse_unsafe(lambda configuration: membership.without_member(configuration, node_id))
                 await hand_over(self._driver)
@@ -199,20 +203,41 @@ class Membership:
         state, target = core.state, request.node_id
         if target == state.node_id:
             return _Changed(False, 0)
+        if target and state.configuration.member(target) is None:
+            raise _conflict(f"Node {target} is no member, so it cannot lead. `appliance cluster nodes` shows who is.")
         if target and target not in state.voters:
-            raise ApplianceError("conflict", f"Node {target} is no voter, so it cannot lead. See GET /cluster/nodes.")
-        if target and target not in driver.network.connected():
-            raise ApplianceError("conflict", f"Node {target} cannot be reached, so it cannot lead. Start it first.")
+            raise _conflict(
+                f"Node {target} is a learner, so it cannot lead. It becomes a voter by itself when it has caught up: "
+                "`appliance cluster nodes` shows how far it is."
+            )
         if len(state.voters) == 1:
-            raise ApplianceError("conflict", "There is no other voter that could lead. Add a node first.")
-        done = await (hand_over_to(driver, target) if target else hand_over(driver))
-        if not done:
-            raise ApplianceError(
-                "conflict",
-                f"Node {target or 'that is furthest along'} did not take over within an election time-out. Node "
-                f"{state.node_id} leads on. Try again, or name another.",
+            raise _conflict("There is no other voter that could lead. Add a node first: `appliance cluster add`.")
+        if target and target not in driver.network.connected():
+            raise _conflict(
+                f"Node {target} cannot be reached, so it cannot lead. Start it first; `appliance cluster nodes` shows "
+                "who is connected."
+            )
+        if target:
+            await self._transfer_to(target)
+        elif not await hand_over(driver):
+            raise _conflict(
+                f"No other voter took over, and node {state.node_id} leads on. `appliance cluster nodes` shows who is "
+                "connected and how far behind; a voter that is down, or whose disk is full or clock off, cannot lead."
             )
         return _Changed(True, 0)
+
+    async def _transfer_to(self, target: int) -> None:
+        unfitness = await unfitness_of(self._driver, target)
+        if unfitness:
+            raise _conflict(
+                f"Node {target} had better not lead: {unfitness}. Mend that, or name another; `appliance cluster "
+                "transfer` without a name lets the best one lead."
+            )
+        if not await hand_over_to(self._driver, target):
+            raise _conflict(
+                f"Node {target} did not take over within an election time-out, and node {self._core().state.node_id} "
+                "leads on. Ask again when `appliance cluster nodes` shows that it does not lag, or name another."
+            )
 
     async def _refuse_unsafe(self, change: Callable[[Configuration], Configuration]) -> None:
         """Wait until the change could be proposed. Raises `ApplianceError` when it must not be."""
@@ -221,20 +246,36 @@ class Membership:
     async def _change(self, change: Callable[[Configuration], Configuration]) -> _Changed:
         """Propose a change and wait until it is committed. Raises `NotLeader` and `ApplianceError`."""
         index, term = await self._attempt(lambda core: core.propose_configuration(change(core.state.configuration)))
+        self._driver.pump_soon()
+        await self._committed(index, term)
+        return _Changed(True, index)
+
+    async def _unchanged(self) -> _Changed:
+        """It is already as it was asked to be; not for sure before the change that made it so is committed. Raises
+        `NotLeader` and `ApplianceError`.
+        """
+        state = self._core().state
+        if state.role is not Role.LEADER:
+            raise NotLeader(state.leader_id)
+        index = state.configuration_index
+        if index > state.commit_index:
+            await self._committed(index, state.term)
+        return _Changed(False, index)
+
+    async def _committed(self, index: int, term: int) -> None:
+        """Wait until a change that this node proposed in this term is committed. Raises `ApplianceError`."""
         driver, core = self._driver, self._core()
-        driver.pump_soon()
         deadline_s = driver.clock.monotonic_s() + CHANGE_S
         while core.state.commit_index < index:
             if driver.clock.monotonic_s() >= deadline_s or core.state.log.term_at(index) != term:
                 raise ApplianceError(
                     "outcome_unknown",
                     f"The change of the membership (entry {index}) was proposed and is not committed yet. Look at "
-                    "GET /cluster/nodes before you ask again; asking again does no harm.",
+                    "`appliance cluster nodes` before you ask again; asking again does no harm.",
                 )
             await asyncio.sleep(driver.settings.tick_s)
         if core.state.log.term_at(index) not in {term, None}:
             raise ApplianceError("no_leader", "Another leader was elected before the change was committed.")
-        return _Changed(True, index)
 
     async def _attempt(self, act: Callable[[RaftCore], _T]) -> _T:
         """Do what needs the last change to be committed, and voters that were heard after it was asked for; waits for
@@ -256,7 +297,7 @@ class Membership:
                 return act(core)
             except ChangeRefused as refused:
                 if driver.clock.monotonic_s() >= ends_s.get(refused.reason, now_s):
-                    raise ApplianceError("conflict", _advice(refused)) from refused
+                    raise _conflict(_advice(core.state, refused)) from refused
             await asyncio.sleep(settings.tick_s)
 
     def _core(self) -> RaftCore:
@@ -266,12 +307,39 @@ class Membership:
         return core
 
 
-def _advice(refused: ChangeRefused) -> str:
+def _conflict(detail: str) -> ApplianceError:
+    return ApplianceError("conflict", detail)
+
+
+def _advice(state: RaftState, refused: ChangeRefused) -> str:
+    """Why a change was refused, and what helps."""
     if refused.reason is Refusal.QUORUM:
-        return f"The cluster would lose its quorum: {refused}. Start the nodes that are down first."
+        return f"The cluster would lose its quorum: {refused}. {_ways_to_a_quorum(state, refused.silent)}"
     if refused.reason is Refusal.EMPTY:
         return "The last voter cannot be removed: nobody would hold the ledger. `appliance down` stops it."
+    if refused.reason is Refusal.PENDING:
+        return (
+            f"Another change of the membership is under way: {refused}. Ask again when it is; if it stays so, too few "
+            "voters answer, and `appliance cluster nodes` shows which ones."
+        )
     return f"The membership cannot be changed now: {refused}. Ask again in a moment."
+
+
+def _ways_to_a_quorum(state: RaftState, silent: tuple[int, ...]) -> str:
+    """What would let a change be made that was refused because these voters are silent."""
+    start = f"Start {' and '.join(f'node {n}' for n in silent)} first; `appliance cluster nodes` shows who is connected"
+    removable = [n for n in silent if _may_remove(state, n)]
+    if not removable:
+        return f"{start}."
+    return f"{start}. If it is gone for good, remove it first: `appliance cluster remove {removable[0]}`."
+
+
+def _may_remove(state: RaftState, node_id: int) -> bool:
+    try:
+        membership.refuse_change(state, membership.without_member(state.configuration, node_id))
+    except ChangeRefused:
+        return False
+    return True
 
 
 def _raft_address_of(address: str) -> str:

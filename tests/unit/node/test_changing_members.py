@@ -1,0 +1,173 @@
+"""Changes of the membership as they are asked of a node that leads: what is answered when, and what a refusal says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+from driver_rig import LEADER, ME, WAIT_S, Peers, Rig, until
+from msgspec.structs import replace
+
+from appliance.raft.messages import AppendRequest, Configuration, EntryKind, Member, MemberRole, make_entry
+from appliance.tables.errors import ApplianceError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def leading(rig: Rig, peers: Peers) -> Rig:
+    """A leader whose patience with others is short."""
+    rig.driver.settings = replace(rig.driver.settings, election_timeout_s=0.3, write_timeout_s=0.5)
+    return rig
+
+
+def acting(rig: Rig) -> Configuration:
+    assert rig.driver.core is not None
+    return rig.driver.core.state.configuration
+
+
+async def error_of(asking: Awaitable[object]) -> ApplianceError:
+    with pytest.raises(ApplianceError) as caught:
+        await asyncio.wait_for(asking, WAIT_S)
+    return caught.value
+
+
+async def refusal(asking: Awaitable[object]) -> str:
+    error = await error_of(asking)
+    assert error.code == "conflict"
+    return error.detail
+
+
+async def test_what_is_not_committed_yet_is_not_called_done(
+    leading: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", 0.5)
+    peers.deaf = True
+    assert (await error_of(leading.service.remove_member(3))).code == "outcome_unknown"
+    assert acting(leading).member(3) is None, "it acts, and may be undone by another leader"
+    assert (await error_of(leading.service.remove_member(3))).code == "outcome_unknown"
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", WAIT_S)
+    again = asyncio.create_task(leading.service.remove_member(3))
+    await asyncio.sleep(0.1)
+    assert not again.done()
+    peers.listen()
+    answer = await asyncio.wait_for(again, WAIT_S)
+    assert leading.driver.core is not None
+    state = leading.driver.core.state
+    assert (answer.changed, answer.role, answer.index) == (False, "removed", state.configuration_index)
+    assert answer.index <= state.commit_index
+    assert (await leading.service.remove_member(3)).index == answer.index
+
+
+async def test_a_removal_that_is_rolled_back_while_it_is_asked_for_again_is_asked_of_the_next_leader(
+    leading: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", 0.5)
+    peers.deaf = True
+    assert (await error_of(leading.service.remove_member(3))).code == "outcome_unknown"
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", WAIT_S)
+
+    async def next_leader(node_id: int, name: str, body: bytes) -> bytes:
+        raise ApplianceError("conflict", f"node {node_id} was asked for {name}")
+
+    leading.network.on_call = next_leader  # type: ignore[method-assign]
+    again = asyncio.create_task(leading.service.remove_member(3))
+    await asyncio.sleep(0.1)
+    assert leading.driver.core is not None
+    state = leading.driver.core.state
+    index, term = state.configuration_index, state.term
+    leading.desk.on_message(
+        AppendRequest(
+            sender=LEADER,
+            sender_incarnation=LEADER * 10,
+            to=ME,
+            term=term + 1,
+            prev_index=index - 1,
+            prev_term=term,
+            entries=(make_entry(term + 1, index, EntryKind.NOOP, b""),),
+            commit_index=index,
+        )
+    )
+    assert await refusal(again) == f"node {LEADER} was asked for member.remove"
+    assert acting(leading).member(3) is not None
+
+
+async def test_adding_who_is_a_member_waits_for_the_commit_as_well(
+    leading: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", 0.5)
+    peers.deaf = True
+    core = leading.driver.core
+    assert core is not None
+    joining = Member(4, 40, MemberRole.LEARNER, "127.0.0.1:4", "127.0.0.1:1004")
+    core.propose_configuration(Configuration((*acting(leading).members, joining)))
+    adding = leading.service.add_member(4, joining.address, joining.raft_address, wait=False)
+    assert (await error_of(adding)).code == "outcome_unknown"
+
+
+async def test_a_refusal_for_the_quorum_names_who_is_silent_and_what_helps(leading: Rig, peers: Peers) -> None:
+    peers.silent = {3}
+    core = leading.driver.core
+    assert core is not None
+    await until(lambda: core.state.progress[3].silent_ticks > 10, "node 3 to be silent")
+    said = await refusal(leading.service.remove_member(2))
+    for part in (
+        "would lose its quorum",
+        "nothing is heard of node 3",
+        "Start node 3 first",
+        "`appliance cluster nodes`",
+        "`appliance cluster remove 3`",
+    ):
+        assert part in said
+
+
+async def test_removing_is_not_advised_where_it_would_be_refused(leading: Rig, peers: Peers) -> None:
+    peers.silent = {2, 3}
+    core = leading.driver.core
+    assert core is not None
+    await until(lambda: core.state.progress[2].silent_ticks > 10, "all to be silent")
+    said = await refusal(leading.service.remove_member(2))
+    assert "Start node 3 first" in said
+    assert "cluster remove" not in said
+
+
+async def test_a_refusal_for_a_change_under_way_says_which(leading: Rig, peers: Peers) -> None:
+    peers.deaf = True
+    core = leading.driver.core
+    assert core is not None
+    joining = Member(4, 40, MemberRole.LEARNER, "127.0.0.1:4", "127.0.0.1:1004")
+    index, _ = core.propose_configuration(Configuration((*acting(leading).members, joining)))
+    said = await refusal(leading.service.remove_member(3))
+    assert f"the change in entry {index} is not committed yet" in said
+    assert "`appliance cluster nodes`" in said
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (9, ("is no member", "`appliance cluster nodes`")),
+        (4, ("is a learner", "caught up", "`appliance cluster nodes`")),
+        (3, ("cannot be reached", "Start it first")),
+        (2, ("the disk of node 2 is full", "`appliance cluster transfer`")),
+    ],
+    ids=["no member", "a learner", "not connected", "not fit"],
+)
+async def test_a_transfer_that_is_refused_says_why_and_what_helps(
+    leading: Rig, target: int, says: tuple[str, ...]
+) -> None:
+    core = leading.driver.core
+    assert core is not None
+    leading.network.reachable = {2}
+    leading.network.unfit = {2: "the disk of node 2 is full"}
+    joining = Member(4, 40, MemberRole.LEARNER, "127.0.0.1:4", "127.0.0.1:1004")
+    core.propose_configuration(Configuration((*acting(leading).members, joining)))
+    said = await refusal(leading.service.transfer_leadership(target))
+    for part in says:
+        assert part in said
+
+
+async def test_a_transfer_to_nobody_in_particular_that_finds_nobody_says_so(leading: Rig) -> None:
+    leading.network.reachable = set()
+    said = await refusal(leading.service.transfer_leadership(None))
+    assert "No other voter took over, and node 1 leads on" in said
