@@ -174,10 +174,10 @@ class Driver:
             alone = self.founding.alone()
             if alone is not None:
                 self.found(alone)
-        await self.network.start(PeerDesk(self, self.log), self.settings.seeds)
-        self._tasks = [
-            asyncio.create_task(work) for work in (self._tick_forever(), self.keeper.run(), self.fitness.watch())
-        ]
+        desk = PeerDesk(self, self.log)
+        await self.network.start(desk, self.settings.seeds)
+        works = (self._tick_forever(), self.keeper.run(), self.fitness.watch(), desk.ask_again())
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
         """Hand over leadership if there is any, write what is applied, and close the stores."""
@@ -275,7 +275,8 @@ class Driver:
             for saving in savings:
                 self.traces.saved(saving.entries)
                 for message in saving.messages:
-                    self.network.send(message)
+                    if message.sender_incarnation == core.state.incarnation:  # else it was renounced meanwhile
+                        self.network.send(message)
             core.persisted(savings[-1].persist_id)
         except Exception as error:
             self.fail(error)

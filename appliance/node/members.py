@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from appliance.node.bootstrap import peer_addresses
 from appliance.node.peer_ports import Hello, PeerNetwork, Promise
 from appliance.node.ports import Log
 from appliance.raft.core import RaftCore
-from appliance.raft.messages import Configuration, Role
+from appliance.raft.messages import NOBODY, Configuration, Role
 
 
 class Members:
@@ -36,8 +36,16 @@ class Members:
     def heard(self, core: RaftCore | None, hello: Hello) -> None:
         """A node says who it is."""
         self.hellos[hello.identity.node_id] = hello
-        if core is not None:
-            _meet(core, hello)
+        if core is None:
+            return
+        _meet(core, hello)
+        if hello.configuration_index > hello.commit_index:
+            return
+        stood = core.state.may_stand()
+        core.hear_configuration(hello.configuration_index, hello.configuration)
+        if stood and not core.state.may_stand():
+            told_by = hello.identity.node_id
+            self._log.warning("cluster.removed", index=hello.configuration_index, told_by=told_by)
 
     def follow(self, core: RaftCore) -> None:
         """Look whether the configuration or the leadership has changed; called often, and cheap when not."""
@@ -89,18 +97,26 @@ def forgotten(core: RaftCore, told: Iterable[Promise]) -> Promise | None:
 
 
 def is_outside(core: RaftCore) -> bool:
-    """Whether the acting configuration knows this node, if at all, by another incarnation."""
+    """Whether the acting configuration knows this node, if at all, by another incarnation; or a later one that it was
+    told of does not know it, and no leader says otherwise.
+    """
     state = core.state
     me = state.configuration.member(state.node_id)
-    return me is None or me.incarnation != state.incarnation
+    return me is None or me.incarnation != state.incarnation or _is_told_removed(core)
 
 
-def standing(core: RaftCore) -> str:
-    """Why this node is no full member, as a sentence without its full stop; empty when it is one."""
+def standing(core: RaftCore, hellos: Mapping[int, Hello]) -> str:
+    """Why this node is no full member, as a sentence without its full stop; empty when it is one. `hellos` are what
+    others said of themselves.
+    """
     state = core.state
     me = state.configuration.member(state.node_id)
     if not is_outside(core):
         return ""
+    if _is_told_removed(core):
+        index, _ = state.told
+        teller = next((n for n, hello in sorted(hellos.items()) if hello.configuration_index == index), None)
+        return _removed(index, f", says node {teller}" if teller is not None else "")
     if not state.configuration.members:
         return "this node has joined and waits for the leader to bring it up to date"
     if me is not None:
@@ -108,10 +124,18 @@ def standing(core: RaftCore) -> str:
             "this node's data directory was cleared or replaced, so that what it promised may be forgotten: "
             "it waits for the leader to take it back as a learner"
         )
+    return _removed(state.configuration_index, "")
+
+
+def _removed(index: int, says: str) -> str:
     return (
-        f"this node was removed from the cluster by entry {state.configuration_index}: stop it, or add it again with "
+        f"this node was removed from the cluster by entry {index}{says}: stop it, or add it again with "
         "`appliance cluster add`"
     )
+
+
+def _is_told_removed(core: RaftCore) -> bool:
+    return core.state.leader_id == NOBODY and core.state.is_told_removed()
 
 
 def _meet(core: RaftCore, hello: Hello) -> None:

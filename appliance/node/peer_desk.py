@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.members import forgotten, promises
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import Log
-from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
+from appliance.raft.messages import NOBODY, AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
 PROTOCOL: Final = 1
+ASK_INTERVAL_S: Final = 2.0
+ANSWER_S: Final = 1.0
 
 
 class PeerDesk:
@@ -25,6 +30,33 @@ class PeerDesk:
     def __init__(self, driver: Driver, log: Log) -> None:
         self._driver = driver
         self._log = log
+        driver.calls["hello"] = self._serve_hello
+
+    async def ask_again(self) -> None:
+        """While this node finds no leader, ask the peers for their hello again: what has changed since they were met
+        may be why. One that was removed and did not hear of it is told so here. Until cancelled; a failure ends the
+        node.
+        """
+        driver = self._driver
+        try:
+            while True:
+                await asyncio.sleep(ASK_INTERVAL_S)
+                if driver.core is not None and driver.core.state.leader_id == NOBODY:
+                    await asyncio.gather(*(self._ask_hello(node_id) for node_id in driver.network.connected()))
+        except Exception as error:
+            driver.fail(error)
+
+    async def _ask_hello(self, node_id: int) -> None:
+        try:
+            answer = await self._driver.network.call(node_id, "hello", b"", ANSWER_S)
+            hello = msgspec.msgpack.decode(answer, type=Hello)
+        except (ApplianceError, msgspec.MsgspecError):
+            return
+        if hello.identity.node_id == node_id:
+            self.on_hello(hello)
+
+    async def _serve_hello(self, sender_node_id: int, body: bytes) -> bytes:
+        return msgspec.msgpack.encode(self.hello())
 
     def hello(self) -> Hello:
         """What this node says of itself."""
@@ -40,6 +72,7 @@ class PeerDesk:
             configuration=core.state.configuration if core else Configuration(),
             configuration_index=core.state.configuration_index if core else 0,
             promises=promises(core) if core else (),
+            commit_index=core.state.commit_index if core else 0,
         )
 
     def on_hello(self, hello: Hello) -> None:

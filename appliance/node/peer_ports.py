@@ -37,6 +37,7 @@ class Hello(Struct, frozen=True):
         configuration: the founding or current configuration.
         configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
         promises: what the node, as leader, knows that others hold.
+        commit_index: up to where it knows its log to be committed.
     """
 
     version: str
@@ -50,6 +51,7 @@ class Hello(Struct, frozen=True):
     configuration_index: int = 1
     protocol_min: int = 0
     promises: tuple[Promise, ...] = ()
+    commit_index: int = 0
 
 
 class PeerEvents(Protocol):

@@ -24,9 +24,9 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
         if founding is not None:
             reasons.append(founding.refusal or f"the cluster is not founded yet: {founding.waiting()}")
     elif core.state.leader_id == NOBODY:
-        reasons.append(standing(core) or "no leader is known")
+        reasons.append(standing(core, driver.members.hellos) or "no leader is known")
     elif is_outside(core):
-        reasons.append(standing(core))
+        reasons.append(standing(core, driver.members.hellos))
     elif core.state.role is Role.LEADER and not driver.can_propose():
         handing_over = core.state.transfer_target != NOBODY
         reasons.append("handing over" if handing_over else "the new leader has not committed in its term yet")
@@ -69,8 +69,10 @@ def role_of(driver: Driver) -> str:
     core = driver.core
     if core is None:
         return "founding"
+    if core.state.role is Role.FOLLOWER and is_outside(core):
+        return "outsider"
     if core.state.role is Role.FOLLOWER and not core.state.is_voter():
-        return "outsider" if is_outside(core) else "learner"
+        return "learner"
     return core.state.role.value
 
 

@@ -80,6 +80,12 @@ EVENTS: Mapping[str, EventRow] = {
             "From entry {index} on the voters are {voters} and the learners {learners}",
             ("index", "voters", "learners"),
         ),
+        EventRow(
+            "cluster.removed",
+            _W,
+            "Node {told_by} says that this node was removed from the cluster by entry {index}",
+            ("told_by", "index"),
+        ),
         # Raft
         EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),
         EventRow("raft.leader", _I, "Node {leader_id} leads in term {term}", ("leader_id", "term")),

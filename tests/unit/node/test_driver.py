@@ -130,6 +130,19 @@ async def test_a_node_that_is_told_of_a_promise_it_has_forgotten_is_another_one(
     assert rig.driver.identity.incarnation == ME * 10 + 1, "the promise of another incarnation"
 
 
+async def test_what_was_promised_under_an_incarnation_that_is_renounced_is_not_sent(rig: Rig) -> None:
+    rig.log_store.open.clear()
+    rig.append(2, 3, commit=1)
+    await asyncio.sleep(0.05)  # the write is under way, and with it the acknowledgement that waits for it
+    assert not [m for m in rig.network.sent if isinstance(m, AppendResponse)]
+    rig.driver.renounce()
+    rig.log_store.open.set()
+    await until(lambda: rig.log_store.durable_index == 4, "the entries on disk")
+    rig.append(5, 1, commit=1)
+    await until(lambda: any(isinstance(m, AppendResponse) for m in rig.network.sent), "an acknowledgement")
+    assert {m.sender_incarnation for m in rig.network.sent} == {ME * 10 + 1}
+
+
 async def test_a_checkpoint_that_a_reader_held_back_is_made_up_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.node.keeper.CHECKPOINT_INTERVAL_S", 0.02)
     await until(lambda: rig.driver.keeper.durable_index == 1, "the founding entry in the file")
