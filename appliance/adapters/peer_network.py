@@ -142,6 +142,11 @@ class TcpPeerNetwork:
         """
         return await self.sent.write(self.outgoing(node_id), node_id, request, timeout_s)
 
+    async def writes_served(self) -> None:
+        """Wait until the writes that others have handed to this node are answered, not for those that come later."""
+        if self._listener is not None:
+            await self.served.writes_answered()
+
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
         """Have another node do what `name` stands for. Raises `ApplianceError`: the other node's own; `no_leader` when
         the call surely was not handed over; `outcome_unknown` when it was and no answer came; `conflict` when the node

@@ -201,6 +201,11 @@ class ServedRequests:
         else:
             link.send(encode_frame(Kind.RETURN, Return(value.number, body)), always=True)
 
+    async def writes_answered(self) -> None:
+        """Wait until the writes that are under way now are answered."""
+        if self._writes:
+            await asyncio.wait(self._writes)
+
     async def close(self) -> None:
         """Stop what is under way; its senders learn that the outcome is unknown."""
         tasks = [*self._writes, *self._calls]

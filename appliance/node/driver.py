@@ -180,9 +180,12 @@ class Driver:
         self._tasks = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
-        """Hand over leadership if there is any, write what is applied, and close the stores."""
+        """Hand over leadership if there is any, answer the writes that were proposed here, write what is applied, and
+        close the stores.
+        """
         self.stopping = True
         await hand_over(self)
+        await self._answer_writes()
         self.writes.fail_all("this node was shut down")
         for task in self._tasks:
             task.cancel()
@@ -196,6 +199,15 @@ class Driver:
         self.keeper.close()
         self.ledger_store.close()
         self.log_store.close()
+
+    async def _answer_writes(self) -> None:
+        """Wait for what became of the writes that were proposed here, most of which other nodes have handed over: who
+        leads now commits them, and says so with its next heartbeat. Each has its time-out, so that this has the same.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.write_timeout_s):
+                await self.writes.emptied()
+                await self.network.writes_served()
 
     def fail(self, error: Exception | str) -> None:
         """The node cannot go on: take no part any more, and say why."""

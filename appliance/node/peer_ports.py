@@ -115,6 +115,10 @@ class PeerNetwork(Protocol):
         """
         ...
 
+    async def writes_served(self) -> None:
+        """Wait until the writes that others have handed to this node are answered, not for those that come later."""
+        ...
+
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
         """Have another node do what `name` stands for. Raises `ApplianceError` as `forward_write` does, and `conflict`
         when the node is of a version without calls, so that nothing was sent.

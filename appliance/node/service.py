@@ -116,9 +116,9 @@ class Service:
 
     async def serve_write(self, request: WriteRequest) -> WriteResult:
         """A follower forwarded a write to this node as the leader."""
-        self._refuse_if_full()
-        if not self._driver.can_propose():
+        if self._driver.stopping or not self._driver.can_propose():  # who forwarded it finds the next leader
             raise ApplianceError("no_leader", "The node that was asked does not lead at the moment. Send it again.")
+        self._refuse_if_full()
         try:
             return await self._propose(request)
         except NotLeader as error:

@@ -60,6 +60,7 @@ class WaitingWrites:
         self._commit_seconds = commit_seconds
         self._by_index: dict[int, list[_Write]] = {}  # a place in the log may be proposed in more than one term
         self._by_time: deque[_Write] = deque()  # those that are answered leave when they come to the front
+        self._emptied: asyncio.Future[None] | None = None  # while somebody awaits that nobody waits
 
     def __len__(self) -> int:
         return sum(map(len, self._by_index.values()))
@@ -67,6 +68,18 @@ class WaitingWrites:
     def is_empty(self) -> bool:
         """Whether nobody waits."""
         return not self._by_index
+
+    async def emptied(self) -> None:
+        """Wait until nobody waits."""
+        while self._by_index:
+            if self._emptied is None:
+                self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._emptied)
+
+    def _tell_if_empty(self) -> None:
+        if self._emptied is not None and not self._by_index:
+            self._emptied.set_result(None)
+            self._emptied = None
 
     def add(self, index: int, term: int, now_s: float, waiter: WriteWaiter) -> None:
         """Wait for the entry at (index, term)."""
@@ -87,12 +100,14 @@ class WaitingWrites:
             else:
                 detail = "Another leader's entry took its place in the log; it did not take effect. Send it again."
                 _answer(write, ApplianceError("not_committed", detail))
+        self._tell_if_empty()
 
     def skip_to(self, index: int) -> None:
         """A snapshot took the place of the entries up to `index`: what became of writes among them is not known."""
         for covered in [at for at in self._by_index if at <= index]:
             for write in self._by_index.pop(covered):
                 _answer(write, _unknown("a snapshot replaced the log before the answer was known"))
+        self._tell_if_empty()
 
     def expire(self, now_s: float) -> None:
         """Answer those whose time is over; they stay in the log and may still be committed."""
@@ -105,6 +120,7 @@ class WaitingWrites:
                 if not same:
                     del self._by_index[write.index]
                 _answer(write, _unknown(f"it was not committed within {self._timeout_s:g} s, and may still be"))
+        self._tell_if_empty()
 
     def fail_all(self, reason: str) -> None:
         """This node stops: nobody can say here what becomes of the waiting writes."""
@@ -113,6 +129,7 @@ class WaitingWrites:
             write = self._by_time.popleft()
             if write.waiter is not None:
                 _answer(write, _unknown(reason))
+        self._tell_if_empty()
 
 
 def _answer(write: _Write, outcome: WriteResult | ApplianceError) -> None:

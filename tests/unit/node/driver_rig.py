@@ -97,6 +97,8 @@ class FakeNetwork:
     async def forward_write(self, node_id: int, request: WriteRequest, timeout_s: float) -> WriteResult:
         raise NotImplementedError
 
+    async def writes_served(self) -> None: ...
+
     async def call(self, node_id: int, name: str, body: bytes, timeout_s: float) -> bytes:
         if name == UNFITNESS_CALL:
             return msgspec.msgpack.encode(self.unfit.get(node_id, ""))
@@ -151,7 +153,7 @@ class NoTracer:
 class Rig:
     """A follower, node 1 of three, and its parts."""
 
-    def __init__(self, directory: Path, *, founded: bool = True) -> None:
+    def __init__(self, directory: Path, *, founded: bool = True, write_timeout_s: float = 5.0) -> None:
         self.directory = directory
         self.data = DataDirectory(directory, reserve_bytes=4096)
         self.log_store = GatedLogStore(directory / "raft.db")
@@ -173,7 +175,7 @@ class Rig:
             version="0",
             election_timeout_s=60.0,  # the test decides who leads
             heartbeat_timeout_s=0.1,
-            write_timeout_s=5.0,
+            write_timeout_s=write_timeout_s,
             flush_interval_s=0.01,
             batch_size=64,
             idempotency_keys=100,

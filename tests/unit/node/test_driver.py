@@ -11,12 +11,22 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
-from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Rig, put, until
+from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
 
-from appliance.ledger.commands import WriteResult
+from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
 from appliance.node.peer_ports import Hello, Promise
 from appliance.node.ports import Identity
-from appliance.raft.messages import AnyMessage, AppendResponse, Entry, HeartbeatResponse, SnapshotMeta
+from appliance.raft.messages import (
+    AnyMessage,
+    AppendRequest,
+    AppendResponse,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    HeartbeatResponse,
+    SnapshotMeta,
+    make_entry,
+)
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +102,55 @@ async def test_who_waits_for_the_ledger_file_is_told_when_the_node_stops(tmp_pat
     assert settling.exception() is None or isinstance(settling.exception(), ApplianceError)
     with pytest.raises(ApplianceError):
         await asyncio.wait_for(rig.service.settle(), WAIT_S)
+
+
+async def test_a_node_that_stops_answers_the_writes_that_others_forwarded(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await rig.driver.start()
+    peers = Peers(rig)
+    await peers.elect()
+    core = rig.driver.core
+    assert core is not None
+    await until(lambda: core.state.commit_index == core.state.log.last_index, "all committed")
+    peers.deaf = True
+    request = WriteRequest((Operation(Op.PUT, "k", b"v"),), "tester", "r1")
+    writing = asyncio.create_task(rig.desk.on_write(request))
+    await until(lambda: not rig.driver.writes.is_empty(), "the write in the log")
+    term, index = core.state.term, core.state.log.last_index
+    stopping = asyncio.create_task(rig.driver.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(ApplianceError) as refused:
+        await rig.desk.on_write(request)
+    assert refused.value.code == "no_leader", "who forwarded it looks for another leader"
+    new = {"sender": LEADER, "sender_incarnation": LEADER * 10, "to": ME, "term": term + 1}
+    rig.desk.on_message(Heartbeat(commit_index=0, round=0, **new))
+    await asyncio.wait([writing], timeout=0.1)
+    assert not writing.done(), "it will be committed, but this node does not know yet"
+    noop = make_entry(term + 1, index + 1, EntryKind.NOOP, b"")
+    rig.desk.on_message(AppendRequest(prev_index=index, prev_term=term, entries=(noop,), commit_index=index + 1, **new))
+    answer = await asyncio.wait_for(writing, WAIT_S)
+    assert (answer.outcome, answer.raft_index, answer.raft_term) == (Outcome.OK, index, term)
+    await asyncio.wait_for(stopping, WAIT_S)
+
+
+async def test_a_node_that_stops_waits_for_writes_no_longer_than_they_do(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, write_timeout_s=0.2)
+    await rig.driver.start()
+    peers = Peers(rig)
+    await peers.elect()
+    peers.deaf = True
+    core = rig.driver.core
+    assert core is not None
+    request = WriteRequest((Operation(Op.PUT, "k", b"v"),), "tester", "r1")
+    writing = asyncio.create_task(rig.desk.on_write(request))
+    await until(lambda: not rig.driver.writes.is_empty(), "the write in the log")
+    stopping = asyncio.create_task(rig.driver.stop())
+    new = {"sender": LEADER, "sender_incarnation": LEADER * 10, "to": ME, "term": core.state.term + 1}
+    rig.desk.on_message(Heartbeat(commit_index=0, round=0, **new))
+    await asyncio.wait_for(stopping, WAIT_S)
+    with pytest.raises(ApplianceError) as unknown:
+        await writing
+    assert unknown.value.code == "outcome_unknown"
 
 
 async def test_who_missed_the_founding_asks_a_founder_for_its_hello(tmp_path: Path) -> None:

@@ -101,6 +101,30 @@ async def test_a_snapshot_over_its_place_means_unknown() -> None:
     assert len(writes) == 0
 
 
+@pytest.mark.parametrize("end", ["resolve", "expire", "skip_to", "fail_all"])
+async def test_who_awaits_that_nobody_waits_is_told_however_it_ends(end: str) -> None:
+    writes = WaitingWrites(TIMEOUT_S, Seen())
+    await asyncio.wait_for(writes.emptied(), 1)
+    write = add(writes, 7, 2, 10.0)
+    impatient, patient = (asyncio.create_task(writes.emptied()) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.sleep(0)
+    assert impatient.cancelled()
+    assert not patient.done()
+    match end:
+        case "resolve":
+            writes.resolve(7, 2, result(7, 2), now_s=10.5)
+        case "expire":
+            writes.expire(now_s=15.0)
+        case "skip_to":
+            writes.skip_to(7)
+        case "fail_all":
+            writes.fail_all("this node was shut down")
+    await asyncio.wait_for(patient, 1)
+    assert (write.exception() is None) is (end == "resolve")
+
+
 async def test_a_cancelled_writer_is_no_harm() -> None:
     writes = WaitingWrites(TIMEOUT_S, Seen())
     future = add(writes, 7, 2, 10.0)

@@ -131,6 +131,31 @@ async def test_a_leader_that_goes_away(nodes: World) -> None:
     assert await code_of(writing) == "outcome_unknown"
 
 
+async def test_a_leader_that_goes_away_in_good_order_answers_first(nodes: World) -> None:
+    one, two = await nodes.pair()
+    await asyncio.wait_for(one.network.writes_served(), 1)
+    decided = asyncio.Event()
+
+    async def write(request: WriteRequest) -> WriteResult:
+        await decided.wait()
+        return RESULT
+
+    one.write = write
+    writing = forward(two, 1)
+    await until(lambda: one.writes)
+    served = asyncio.create_task(one.network.writes_served())
+    await asyncio.sleep(0)
+    one.write = never
+    later = forward(two, 1)
+    await until(lambda: len(one.writes) == 2)
+    assert not served.done()
+    decided.set()
+    await asyncio.wait_for(served, 1)
+    await one.network.close()
+    assert await writing == RESULT
+    assert await code_of(later) == "outcome_unknown"
+
+
 async def test_a_leader_that_does_not_answer_in_time(nodes: World) -> None:
     one, two = await nodes.pair()
     one.write = never
