@@ -170,9 +170,9 @@ class Compacting:
     async def _drop(self, core: RaftCore) -> None:
         """Drop what may go of the log, and wait until the log's writer has removed it."""
         driver = self._driver
-        sending_index = driver.snapshots.oldest_index() if driver.snapshots.is_sending() else None
+        held_index = driver.holds.index(core.state)
         meta = plan_asked(
-            core.state, driver.settings, driver.keeper.durable_index, driver.network.connected(), sending_index
+            core.state, driver.settings, driver.keeper.durable_index, driver.network.connected(), held_index
         )
         if meta is not None:
             core.compact(meta.index)
