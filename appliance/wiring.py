@@ -315,7 +315,12 @@ def _make_driver(
         identity=identity,
         renew_identity=lambda: _renew(directory, identity.cluster_id, identity.node_id),
         log_store=log_store,
-        ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
+        ledger_store=SqliteLedgerStore(
+            directory.path / LEDGER_FILE,
+            storage.max_cache_size,
+            identity.cluster_id,
+            copy_bytes_per_s=storage.snapshot_rate,
+        ),
         reserve=directory,
         network=TcpPeerNetwork(peer_settings_from(settings), registry, log),
         verify_snapshot=lambda path: verify_apart(path, identity.cluster_id),

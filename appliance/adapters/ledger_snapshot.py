@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from threading import Event, Lock
 from typing import Final
@@ -11,7 +12,9 @@ import apsw
 
 from appliance.adapters.freeing import hold, let_go
 from appliance.adapters.ledger_verify import read_summary
+from appliance.adapters.pace import Pace
 from appliance.adapters.sqlite import (
+    PAGE_BYTES,
     Reader,
     StepHook,
     beside,
@@ -32,12 +35,19 @@ class Copier:
 
     Pages are copied as they are (sqlite3_backup); since the transaction pins one state, writers neither wait for the
     copy nor make it start again.
+
+    Args:
+        path: the database.
+        cluster_id: that it must belong to.
+        vfs: name of the SQLite VFS to read it through.
+        bytes_per_s: pace; 0 sets none.
     """
 
-    def __init__(self, path: Path, cluster_id: str, vfs: str | None) -> None:
+    def __init__(self, path: Path, cluster_id: str, vfs: str | None, bytes_per_s: int) -> None:
         self._path = path
         self._cluster_id = cluster_id
         self._vfs = vfs
+        self._bytes_per_s = bytes_per_s
         self._running = Lock()
         self._stopping = Event()
 
@@ -71,6 +81,7 @@ class Copier:
 
     def _copy_steps(self, reader: Reader, part: Path, descriptor: int) -> None:
         target = apsw.Connection(os.fspath(part))
+        pace = Pace(self._bytes_per_s, time.monotonic())
         try:
             target.pragma("synchronous", 0)  # SQLite itself shall not sync: what is cut off is dropped
             with target.backup("main", reader.db, "main") as backup:
@@ -79,6 +90,8 @@ class Copier:
                         raise StorageFailed(f"the copy of {self._path} was stopped")
                     backup.step(PAGES_PER_STEP)
                     os.fdatasync(descriptor)
+                    if not backup.done:
+                        self._stopping.wait(pace.wait_s(PAGES_PER_STEP * PAGE_BYTES, time.monotonic()))
             target.pragma("journal_mode", "delete")  # so that whoever opens the copy makes nothing beside it
         except apsw.Error as error:
             raise storage_error(part, target, error) from error

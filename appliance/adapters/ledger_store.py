@@ -69,23 +69,35 @@ class SqliteLedgerStore:
         path: `ledger.db`.
         cache_bytes: bound on the cache of recently used heads and values.
         cluster_id: of this node; a file of another cluster is refused.
+        copy_bytes_per_s: pace of `copy_to`; 0 sets none.
         vfs: name of the SQLite VFS to go through; tests inject faults with it.
         step: called before each step of `replace` with its name; tests stop there.
     """
 
     def __init__(
-        self, path: Path, cache_bytes: int, cluster_id: str, *, vfs: str | None = None, step: StepHook = no_hook
+        self,
+        path: Path,
+        cache_bytes: int,
+        cluster_id: str,
+        *,
+        copy_bytes_per_s: int = 0,
+        vfs: str | None = None,
+        step: StepHook = no_hook,
     ) -> None:
         self._path = path
         self._cache_bytes_max = cache_bytes
         self._cluster_id = cluster_id
+        self._copy_bytes_per_s = copy_bytes_per_s
         self._vfs = vfs
         self._step = step
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._write_lock = Lock()
-        self._copier = Copier(path, cluster_id, vfs)
+        self._copier = self._make_copier()
         self._forget_memory()
+
+    def _make_copier(self) -> Copier:
+        return Copier(self._path, self._cluster_id, self._vfs, self._copy_bytes_per_s)
 
     def _forget_memory(self) -> None:
         self._latest = (Summary(), b"")
@@ -354,7 +366,7 @@ class SqliteLedgerStore:
             self._close_files()
             install_file(path, self._path, self._step)
             self._forget_memory()
-            self._copier = Copier(self._path, self._cluster_id, self._vfs)
+            self._copier = self._make_copier()
             loaded = self.load()
             self._durable_index = self._file_index
             return loaded

@@ -8,8 +8,7 @@ Snapshots have connections of their own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from appliance.adapters.peer_auth import Refused, make_auth
@@ -30,9 +29,9 @@ from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.peer_snapshot import SnapshotError, SnapshotReceiver, send_snapshot
 from appliance.adapters.peer_writes import SentRequests, ServedRequests
 from appliance.ledger.commands import WriteRequest, WriteResult
-from appliance.node.peer_ports import Hello, PeerEvents
+from appliance.node.peer_ports import Hello, PeerEvents, SnapshotFile
 from appliance.node.ports import Counter, Instruments, Log
-from appliance.raft.messages import AnyMessage, SnapshotMeta
+from appliance.raft.messages import AnyMessage
 from appliance.tables.errors import ApplianceError
 
 PEERS_MAX: Final = 256  # nodes that may be connected at once, members or not
@@ -158,8 +157,10 @@ class TcpPeerNetwork:
             raise ApplianceError("conflict", detail)
         return await self.sent.call(link, node_id, name, body, timeout_s)
 
-    async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
-        """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
+    async def send_snapshot(self, node_id: int, file: SnapshotFile, on_resume: Callable[[int], None]) -> None:
+        """Stream a file in checksummed chunks from where the receiver stands, which `on_resume` is told: how many
+        bytes it has. Raises `SnapshotRefused`, and `OSError` when it cannot.
+        """
         peer = self._peers.get(node_id)
         address = (peer.address if peer is not None else "") or self._members.get(node_id, "")
         try:
@@ -174,7 +175,7 @@ class TcpPeerNetwork:
             if opened.hello.identity.node_id != node_id:
                 link.close()
                 raise SnapshotError(f"node {opened.hello.identity.node_id}, not {node_id}, is at {address}")
-            await send_snapshot(link, meta, path, self._settings.snapshot_bytes_per_s)
+            await send_snapshot(link, file, on_resume, self._settings.snapshot_bytes_per_s)
         except Refused as error:
             self._refusals.note(address, error)
             raise SnapshotError(str(error)) from error

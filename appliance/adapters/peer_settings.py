@@ -32,7 +32,7 @@ class PeerSettings(Struct, frozen=True, kw_only=True):
         ping_interval_s: silence after which a link is probed.
         idle_timeout_s: silence after which a link counts as lost.
         writes_max: forwarded writes in flight, sent and served.
-        snapshot_bytes_per_s: pace of a snapshot, so that it leaves room for the log.
+        snapshot_bytes_per_s: pace of a snapshot, so that it leaves room for the log; 0 sets none.
     """
 
     host: str
@@ -70,4 +70,5 @@ def peer_settings_from(settings: Settings) -> PeerSettings:
         key_file=path(security.peer_key_file),
         ca_file=path(security.peer_ca_file),
         writes_max=settings.performance.max_concurrency,
+        snapshot_bytes_per_s=settings.storage.snapshot_rate,
     )

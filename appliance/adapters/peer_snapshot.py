@@ -9,7 +9,8 @@
                                   <-   DONE               (digest checked, `on_snapshot` returned)
 
 Either side may send REFUSE instead. The receiver keeps `<path>.part`, and beside it the digest of the file that it is a
-part of, so that a cut costs only what was under way. Files are read and written on worker threads.
+part of, so that a cut costs only what was under way, as long as the same file is offered again. Files are read and
+written on worker threads.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from appliance.adapters.pace import Pace
 from appliance.adapters.peer_auth import Refused
 from appliance.adapters.peer_link import CLOSE_TIMEOUT_S, Link
 from appliance.adapters.peer_protocol import (
@@ -36,7 +39,7 @@ from appliance.adapters.peer_protocol import (
     chunk_checksum,
     encode_frame,
 )
-from appliance.node.peer_ports import PeerEvents
+from appliance.node.peer_ports import PeerEvents, SnapshotFile, SnapshotRefused
 from appliance.raft.messages import SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
@@ -111,48 +114,55 @@ class _Frames:
         return value
 
 
-async def send_snapshot(link: Link, meta: SnapshotMeta, path: Path, bytes_per_s: int) -> None:
+async def send_snapshot(link: Link, file: SnapshotFile, on_resume: Callable[[int], None], bytes_per_s: int) -> None:
     """Hand a file over; returns when the receiver has taken it.
 
     Args:
         link: a connection whose handshake is over; closed at the end.
-        meta: what the snapshot covers.
-        path: the file; must not change meanwhile.
-        bytes_per_s: pace.
+        file: what is sent.
+        on_resume: told how many bytes of it the receiver has.
+        bytes_per_s: pace; 0 sets none.
 
     Raises:
-        OSError: the file cannot be read, or the receiver refused, or was lost.
+        SnapshotRefused: the receiver has all of it and does not take it.
+        OSError: the file cannot be read, or the receiver refused before that, or was lost.
     """
     frames = _Frames(link)
+    offset = 0
     try:
-        size, digest = await asyncio.to_thread(_digest, path)
-        link.send(encode_frame(Kind.OFFER, Offer(meta, size, digest)), always=True)
+        link.send(encode_frame(Kind.OFFER, Offer(file.meta, file.size_bytes, file.sha256)), always=True)
         resume = await frames.expect(Resume)
-        if not 0 <= resume.offset <= size:
-            raise SnapshotError(f"the receiver asked for offset {resume.offset} of {size} bytes")
-        await _send_chunks(link, frames, path, resume.offset, size=size, bytes_per_s=bytes_per_s)
-        link.send(encode_frame(Kind.END, End(digest)), always=True)
+        offset = resume.offset
+        if not 0 <= offset <= file.size_bytes:
+            raise SnapshotError(f"the receiver asked for offset {offset} of {file.size_bytes} bytes")
+        on_resume(offset)
+        offset = await _send_chunks(link, frames, file, offset, bytes_per_s)
+        link.send(encode_frame(Kind.END, End(file.sha256)), always=True)
         await frames.expect(Done)
     except Refused as error:
-        raise SnapshotError(f"the snapshot was refused: {error}") from error
+        failure = SnapshotRefused if offset == file.size_bytes else SnapshotError
+        raise failure(f"the snapshot was refused: {error}") from error
     finally:
         link.close()
 
 
-async def _send_chunks(link: Link, frames: _Frames, path: Path, offset: int, *, size: int, bytes_per_s: int) -> None:
-    """Send chunks to the end, or until the receiver says something: that is read next, and can only be a refusal."""
+async def _send_chunks(link: Link, frames: _Frames, file: SnapshotFile, offset: int, bytes_per_s: int) -> int:
+    """Send chunks to the end, or until the receiver says something: that is read next, and can only be a refusal.
+    Answers up to where they went.
+    """
     loop = asyncio.get_running_loop()
-    start_s, first = loop.time(), offset
-    with await asyncio.to_thread(path.open, "rb") as file:
-        file.seek(offset)
-        while offset < size and not frames.waiting:
-            data = await asyncio.to_thread(file.read, min(SNAPSHOT_CHUNK_BYTES, size - offset))
+    pace = Pace(bytes_per_s, loop.time())
+    with await asyncio.to_thread(file.path.open, "rb") as opened:
+        opened.seek(offset)
+        while offset < file.size_bytes and not frames.waiting:
+            data = await asyncio.to_thread(opened.read, min(SNAPSHOT_CHUNK_BYTES, file.size_bytes - offset))
             if not data:
-                raise SnapshotError(f"{path} ended at {offset} of {size} bytes while it was sent")
+                raise SnapshotError(f"{file.path} ended at {offset} of {file.size_bytes} bytes while it was sent")
             link.send(encode_frame(Kind.CHUNK, Chunk(offset, chunk_checksum(offset, data), data)), always=True)
             await link.drain()
             offset += len(data)
-            await asyncio.sleep(max(0.0, start_s + (offset - first) / bytes_per_s - loop.time()))
+            await asyncio.sleep(pace.wait_s(len(data), loop.time()))
+    return offset
 
 
 class SnapshotReceiver:
@@ -200,6 +210,7 @@ class SnapshotReceiver:
         path = self._events.snapshot_path()
         part = await asyncio.to_thread(_PartFile, path, offer)
         try:
+            await self._events.on_offer(offer.size - part.offset)
             link.send(encode_frame(Kind.RESUME, Resume(part.offset)), always=True)
             await self._receive_chunks(frames, part, offer)
             if not await asyncio.to_thread(part.finish, offer.sha256):
@@ -255,7 +266,8 @@ class _PartFile:
         """Check the whole, sync it and give it its name; a file that does not match is dropped, and False answered."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        _, digest = _digest(self._part)
+        with self._part.open("rb") as whole:
+            digest = hashlib.file_digest(whole, "sha256").digest()
         self._mark.unlink(missing_ok=True)
         if digest != sha256:
             self._part.unlink(missing_ok=True)
@@ -266,10 +278,3 @@ class _PartFile:
     def close(self) -> None:
         """Close the file; what was received stays for the next time."""
         self._file.close()
-
-
-def _digest(path: Path) -> tuple[int, bytes]:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        return file.tell(), digest

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from appliance.node.api import CompactAnswer, CompactionFigures
 from appliance.node.compaction import plan_asked
-from appliance.node.log_writer import Job
+from appliance.node.log_writer import SWEEP_BYTES_MAX, SWEEP_PAUSE_S, SWEEP_ROWS_MAX, Job
 from appliance.node.ports import DiskFull, Instruments, StorageError
 from appliance.raft.core import RaftCore
 from appliance.tables.errors import ApplianceError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 LOOK_S: Final = 0.05  # between two looks at what the threads have done, and whether the node still goes on
+FULL_WAIT_S: Final = 5.0  # for a writer that waits for room: the reserve is given up, which may be all that it needs
 STEP_BYTES: Final = 2**20  # given back in one transaction: two milliseconds
 STEP_PAUSE_S: Final = 0.005  # for the appends between two steps
 STEPS_PER_CHECKPOINT: Final = 4  # of the ledger file: a file system that frees much at once holds up all syncs
@@ -123,9 +124,9 @@ class Compacting:
         log_before, ledger_before = log_store.size_bytes(), ledger_store.size_bytes()
         index_before = core.state.log.snapshot_index
         full = await self._settle()
-        await self._drop(core)
-        full = await self._shorten_log() or full
-        full = full or await self._shorten_ledger()
+        full = await self._until_full(self._drop(core)) or full
+        full = await self._until_full(self._shorten_log()) or full
+        full = full or await self._until_full(self._shorten_ledger())
         dropped = core.state.log.snapshot_index - index_before
         if full is not None:
             raise ApplianceError(
@@ -143,6 +144,15 @@ class Compacting:
             seconds=driver.clock.monotonic_s() - self._began_s,
         )
 
+    @staticmethod
+    async def _until_full(step: Awaitable[None]) -> DiskFull | None:
+        """Carry out a step; answers what ended it where the disk is full."""
+        try:
+            await step
+        except DiskFull as error:
+            return error
+        return None
+
     async def _settle(self) -> DiskFull | None:
         """Make durable in the ledger file what is applied. Where the disk is full, what is durable already has to do:
         to drop what that covers is how there may be room again.
@@ -157,22 +167,20 @@ class Compacting:
         if not flushing.done():
             return DiskFull("the ledger file waits for room")
         flushing.result()
-        return await self._checkpoint()
+        return await self._until_full(self._checkpoint())
 
-    async def _checkpoint(self) -> DiskFull | None:
-        try:
-            if self._driver.rest.index() is None:
-                await self._driver.keeper.checkpoint()
-        except DiskFull as error:
-            return error
-        return None
+    async def _checkpoint(self) -> None:
+        if self._driver.rest.index() is None:
+            await self._driver.keeper.checkpoint()
 
     async def _drop(self, core: RaftCore) -> None:
-        """Drop what may go of the log, and wait until the log's writer has removed it."""
+        """Drop what may go of the log, and remove it from the file. The log's writer would do that by itself, and goes
+        on with it when this ends early. Raises `DiskFull`.
+        """
         driver = self._driver
-        sending_index = driver.snapshots.oldest_index() if driver.snapshots.is_sending() else None
+        held_index = driver.holds.index(core.state)
         meta = plan_asked(
-            core.state, driver.settings, driver.keeper.durable_index, driver.network.connected(), sending_index
+            core.state, driver.settings, driver.keeper.durable_index, driver.network.connected(), held_index
         )
         if meta is not None:
             core.compact(meta.index)
@@ -180,18 +188,19 @@ class Compacting:
             driver.log.info("raft.compacted", index=meta.index, term=meta.term)
         while left := driver.log_store.leftovers():
             self._show(CompactionFigures(running=True, entries_left=left))
-            await self._wait()
+            await self._on_writer(lambda: driver.log_store.sweep(SWEEP_ROWS_MAX, SWEEP_BYTES_MAX))
+            await asyncio.sleep(SWEEP_PAUSE_S)
 
-    async def _shorten_log(self) -> DiskFull | None:
+    async def _shorten_log(self) -> None:
         log_store = self._driver.log_store
 
         def step() -> int:
             log_store.give_back(STEP_BYTES)
             return log_store.free_bytes()
 
-        return await self._shorten(await self._on_writer(log_store.free_bytes), lambda: self._on_writer(step))
+        await self._shorten(await self._on_writer(log_store.free_bytes), lambda: self._on_writer(step))
 
-    async def _shorten_ledger(self) -> DiskFull | None:
+    async def _shorten_ledger(self) -> None:
         """Not while a copy for a follower holds an older state of it, nor once writes are paused."""
         driver = self._driver
         steps = 0
@@ -206,37 +215,30 @@ class Compacting:
                 await driver.keeper.checkpoint()
             return left
 
-        full = await self._shorten(await driver.keeper.give_back(0), step)
-        return full or await self._checkpoint()
+        await self._shorten(await driver.keeper.give_back(0), step)
+        await self._checkpoint()
 
-    async def _shorten(self, free_bytes: int, step: Callable[[], Awaitable[int]]) -> DiskFull | None:
+    async def _shorten(self, free_bytes: int, step: Callable[[], Awaitable[int]]) -> None:
         """Take steps until there is no free room left in a file, or as much was given back as there was at first."""
         left = free_bytes
-        try:
-            for _ in range(-(-free_bytes // STEP_BYTES)):
-                if not left:
-                    break
-                self._show(CompactionFigures(running=True, bytes_left=left))
-                self._refuse_at_end()
-                left = await step()
-                await asyncio.sleep(STEP_PAUSE_S)
-        except DiskFull as error:
-            return error
-        return None
+        for _ in range(-(-free_bytes // STEP_BYTES)):
+            if not left:
+                break
+            self._show(CompactionFigures(running=True, bytes_left=left))
+            self._refuse_at_end()
+            left = await step()
+            await asyncio.sleep(STEP_PAUSE_S)
 
     # -- waiting
 
-    async def _wait(self, *futures: asyncio.Future[Any]) -> None:
+    async def _wait(self, future: asyncio.Future[Any]) -> None:
         """Wait a moment, or until a future is done. Raises `ApplianceError` when the node does not go on."""
-        if futures:
-            await asyncio.wait(futures, timeout=LOOK_S)
-        else:
-            await asyncio.sleep(LOOK_S)
+        await asyncio.wait([future], timeout=LOOK_S)
         self._refuse_at_end()
 
     async def _on_writer(self, work: Callable[[], _T]) -> _T:
-        """Have something done in order with the writes of the log. Raises `DiskFull`; whatever else fails ends the
-        node.
+        """Have something done in order with the writes of the log. Raises `DiskFull`, also when the writer itself waits
+        for room: it does this when there is some. Whatever else fails ends the node.
         """
         outcome: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         results: list[_T] = []
@@ -257,6 +259,13 @@ class Compacting:
                 outcome.set_result(results[0])
 
         self._driver.writer.submit(Job(run, settle))
-        while not outcome.done():
-            await self._wait(outcome)
-        return outcome.result()
+        clock, room = self._driver.clock, self._driver.room
+        give_up_s = clock.monotonic_s() + FULL_WAIT_S
+        try:
+            while not outcome.done():
+                await self._wait(outcome)
+                if room.full and clock.monotonic_s() > give_up_s and not outcome.done():
+                    raise DiskFull("the log waits for room")
+            return outcome.result()
+        finally:
+            outcome.cancel()  # whatever comes of it later, nobody waits for it

@@ -9,7 +9,7 @@ from appliance.node.driver_settings import DriverSettings
 from appliance.raft.messages import Configuration, SnapshotMeta
 from appliance.raft.state import RaftState
 
-HOLD_FACTOR: Final = 4  # a log this many times over its bound is not held for slow followers any longer
+HOLD_FACTOR: Final = 4  # a follower that lags by so many times the bound is not waited for any longer
 ASKED_KEEP_ENTRIES: Final = 1_000  # an operator wants room: no more is kept for who leads next and a follower's lag
 STEP_DIVISOR: Final = 4  # a compaction drops at least this share of the bound, so that it is not done all the time
 
@@ -19,8 +19,8 @@ def compaction_target(
     snapshot_index: int,
     last_index: int,
     needless_index: int,
-    held_indexes: Sequence[int],
-    sending_index: int | None,
+    match_indexes: Sequence[int],
+    held_index: int | None,
     compact_entries: int,
     keep_entries: int,
 ) -> int | None:
@@ -30,8 +30,8 @@ def compaction_target(
         snapshot_index: up to where it is dropped already.
         last_index: its last index.
         needless_index: up to where the ledger file and this node's own disk hold everything.
-        held_indexes: match indexes of the followers that can be reached.
-        sending_index: index of the oldest snapshot on its way, None without one.
+        match_indexes: match indexes of the followers that can be reached.
+        held_index: index behind which the log stays for followers that are brought a snapshot (see `Holds`), or None.
         compact_entries: entries above which the log is compacted.
         keep_entries: entries kept in any case.
     """
@@ -39,10 +39,10 @@ def compaction_target(
     if length < compact_entries:
         return None
     target = needless_index - keep_entries
-    if length < HOLD_FACTOR * compact_entries:
-        target = min([target, *held_indexes])
-    if sending_index is not None:
-        target = min(target, sending_index)
+    waited_entries = HOLD_FACTOR * compact_entries
+    target = min([target, *(i for i in match_indexes if length < waited_entries or last_index - i < waited_entries)])
+    if held_index is not None:
+        target = min(target, held_index)
     return target if target - snapshot_index >= max(1, compact_entries // STEP_DIVISOR) else None
 
 
@@ -51,7 +51,7 @@ def plan_compaction(
     settings: DriverSettings,
     durable_index: int,
     connected: Container[int],
-    sending_index: int | None,
+    held_index: int | None,
 ) -> SnapshotMeta | None:
     """What is to stand before the log's first entry from now on, or None.
 
@@ -60,14 +60,14 @@ def plan_compaction(
         settings: the bounds.
         durable_index: applied index that the ledger file has made durable.
         connected: peers that can be reached.
-        sending_index: see `compaction_target`.
+        held_index: see `compaction_target`.
     """
     target = compaction_target(
         snapshot_index=state.log.snapshot_index,
         last_index=state.log.last_index,
         needless_index=min(durable_index, state.log.stable_index, state.applied_index),
-        held_indexes=[p.match_index for n, p in state.progress.items() if n in connected],
-        sending_index=sending_index,
+        match_indexes=[p.match_index for n, p in state.progress.items() if n in connected],
+        held_index=held_index,
         compact_entries=settings.compact_log_entries,
         keep_entries=settings.keep_log_entries,
     )
@@ -79,7 +79,7 @@ def plan_asked(
     settings: DriverSettings,
     durable_index: int,
     connected: Container[int],
-    sending_index: int | None,
+    held_index: int | None,
 ) -> SnapshotMeta | None:
     """The same when an operator has asked for it: whatever the length of the log, and with fewer entries kept; what a
     follower that can be reached lacks stays. None when nothing may go.
@@ -88,7 +88,7 @@ def plan_asked(
     target = min(
         min(durable_index, state.log.stable_index, state.applied_index) - keep_entries,
         *(p.match_index for n, p in state.progress.items() if n in connected),
-        state.log.last_index if sending_index is None else sending_index,
+        state.log.last_index if held_index is None else held_index,
     )
     return None if target <= state.log.snapshot_index else _meta_at(state, target)
 

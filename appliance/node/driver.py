@@ -20,6 +20,7 @@ from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.fitness import Fitness
 from appliance.node.handover import hand_over
+from appliance.node.holds import Holds
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
 from appliance.node.members import Members
@@ -142,10 +143,14 @@ class Driver:
             quick_s=settings.quick_append_s,
             disk_busy=self.keeper.is_checkpointing,
         )
+        self.holds = Holds(log_store.size_bytes, settings.tick_s, settings.compact_log_entries)
         self.snapshots = Snapshots(
             directory=settings.directory,
             keeper=self.keeper,
             network=network,
+            holds=self.holds,
+            ledger_bytes=ledger_store.size_bytes,
+            log_start=lambda: self.core.state.log.snapshot_index if self.core is not None else 0,
             verify=verify_snapshot,
             instruments=instruments,
             log=log,
@@ -389,8 +394,8 @@ class Driver:
         core = self.core
         if core is None or self.installing or self.failure:
             return
-        sending_index = self.snapshots.oldest_index() if self.snapshots.is_sending() else None
-        meta = plan_compaction(core.state, self.settings, index, self.network.connected(), sending_index)
+        held_index = self.holds.index(core.state)
+        meta = plan_compaction(core.state, self.settings, index, self.network.connected(), held_index)
         if meta is None:
             return
         core.compact(meta.index)

@@ -13,6 +13,7 @@ from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.members import forgotten, promises
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import Log
+from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
@@ -143,15 +144,25 @@ class PeerDesk:
             raise ApplianceError("conflict", f"Node {node_id} does not know the call {name[:100]!r}.")
         return await serve(sender_node_id, body)
 
+    async def on_offer(self, size_bytes: int) -> None:
+        """A snapshot is offered, of which so many bytes are still to come."""
+        self._core_to_restore()
+        await self._driver.snapshots.need_room(size_bytes)
+
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         """A snapshot was received."""
         await self._driver.snapshots.check(meta, path)
-        if self._driver.core is None or self._driver.failure or self._driver.installing:
-            raise OSError("this node cannot install a snapshot now")
+        core = self._core_to_restore()
         path.replace(self._driver.settings.installing_path)  # noqa: ASYNC240 - a rename; nothing may come between it and restore
-        if not self._driver.core.restore(meta):
+        if not core.restore(meta):
             self._driver.settings.installing_path.unlink()
         self._driver.pump_soon()
+
+    def _core_to_restore(self) -> RaftCore:
+        """The core, when it may be given a snapshot. Raises `OSError`."""
+        if self._driver.core is None or self._driver.failure or self._driver.installing:
+            raise OSError("this node cannot install a snapshot now")
+        return self._driver.core
 
     def snapshot_path(self) -> Path:
         """Where a snapshot is received."""

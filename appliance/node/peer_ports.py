@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +54,27 @@ class Hello(Struct, frozen=True):
     commit_index: int = 0
 
 
+class SnapshotFile(Struct, frozen=True):
+    """A copy of the ledger file that is offered to a node. What the node has of it counts as long as the digest is the
+    same.
+
+    Attributes:
+        meta: what it covers.
+        path: where it is; it does not change.
+        size_bytes: of the file.
+        sha256: digest of the whole file.
+    """
+
+    meta: SnapshotMeta
+    path: Path
+    size_bytes: int
+    sha256: bytes
+
+
+class SnapshotRefused(OSError):
+    """A node has received the whole of a snapshot and does not take it: the same file need not be offered again."""
+
+
 class PeerEvents(Protocol):
     """What the transport calls, on the event loop."""
 
@@ -83,6 +104,12 @@ class PeerEvents(Protocol):
 
     async def on_call(self, sender_node_id: int, name: str, body: bytes) -> bytes:
         """A node asks for what `name` stands for. Raises `ApplianceError`, which the caller gets."""
+        ...
+
+    async def on_offer(self, size_bytes: int) -> None:
+        """A snapshot is offered, of which so many bytes are still to come. Raises `DiskFull`, and `OSError` when it
+        cannot be taken now.
+        """
         ...
 
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
@@ -125,8 +152,10 @@ class PeerNetwork(Protocol):
         """
         ...
 
-    async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
-        """Stream a file in checksummed chunks, resuming where the receiver stands. Raises `OSError` when it cannot."""
+    async def send_snapshot(self, node_id: int, file: SnapshotFile, on_resume: Callable[[int], None]) -> None:
+        """Stream a file in checksummed chunks from where the receiver stands, which `on_resume` is told: how many
+        bytes it has. Raises `SnapshotRefused`, and `OSError` when it cannot.
+        """
         ...
 
     async def meet(self, address: str) -> Hello:

@@ -107,6 +107,15 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("raft.compacted", _I, "The log is compacted up to index {index}", ("index", "term")),
         # Snapshots
         EventRow("snapshot.sending", _I, "A snapshot goes to node {peer}", ("peer", "index", "bytes")),
+        EventRow(
+            "snapshot.resumed",
+            _I,
+            "Node {peer} has {offset} of {bytes} bytes of the snapshot already",
+            ("peer", "index", "offset", "bytes"),
+        ),
+        EventRow(
+            "snapshot.no_room", _W, "There is no room for a snapshot for node {peer}: {reason}", ("peer", "reason")
+        ),
         EventRow("snapshot.sent", _I, "Node {peer} has the snapshot", ("peer", "index")),
         EventRow("snapshot.send_failed", _W, "The snapshot did not reach node {peer}", ("peer", "index", "reason")),
         EventRow("snapshot.received", _I, "Node {peer} has sent a snapshot at {index}", ("peer", "index")),

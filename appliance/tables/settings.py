@@ -120,6 +120,16 @@ class StorageSettings(Section, frozen=True):
             le=10,
         ),
     ] = 0.25
+    snapshot_rate: Annotated[
+        int,
+        row(
+            "Pace at which a copy of the ledger file is made and sent to a node that needs one, so that writes have "
+            "the rest of the disk and the network; 0 sets no limit",
+            unit="bytes/s",
+            ge=0,
+            le=2**40,
+        ),
+    ] = 64 * MIB
     idempotency_keys: Annotated[
         int, row("Idempotency keys held for 24 h; beyond it new ones are refused with 503", unit="keys", ge=1, le=2**31)
     ] = 1_000_000

@@ -12,11 +12,18 @@ WAIT_S = 60.0
 
 
 class Writer:
-    """Writes one key after the other until it is told to end; keeps what was acknowledged."""
+    """Writes one key after the other until it is told to end; keeps what was acknowledged.
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    Args:
+        cluster: where to.
+        name: its keys begin with it.
+        node: the only node that it asks, else all in turn.
+    """
+
+    def __init__(self, cluster: Cluster, name: str, *, node: int | None = None) -> None:
         self._cluster = cluster
         self._name = name
+        self._node = node
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.acknowledged: list[str] = []
@@ -35,7 +42,8 @@ class Writer:
         with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=15.0) as client:
             while not self._end.is_set():
                 number += 1
-                node = sorted(self._cluster.processes)[number % len(self._cluster.processes)]
+                nodes = sorted(self._cluster.processes) if self._node is None else [self._node]
+                node = nodes[number % len(nodes)]
                 key = f"{self._name}-{number}"
                 try:
                     answer = client.put(self._cluster.url(node, f"/kv/{key}"), content=key.encode())

@@ -23,7 +23,7 @@ from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import UNFITNESS_CALL
 from appliance.node.peer_desk import PeerDesk
-from appliance.node.peer_ports import PeerEvents
+from appliance.node.peer_ports import PeerEvents, SnapshotFile
 from appliance.node.ports import DiskFull, Identity
 from appliance.node.service import Service
 from appliance.raft.messages import (
@@ -38,7 +38,6 @@ from appliance.raft.messages import (
     HeartbeatResponse,
     Member,
     MemberRole,
-    SnapshotMeta,
     TimeoutNow,
     VoteRequest,
     VoteResponse,
@@ -109,7 +108,7 @@ class FakeNetwork:
         """Answers a call; tests put another in its place."""
         raise ApplianceError("no_leader", f"there is no link to node {node_id}")
 
-    async def send_snapshot(self, node_id: int, meta: SnapshotMeta, path: Path) -> None:
+    async def send_snapshot(self, node_id: int, file: SnapshotFile, on_resume: Callable[[int], None]) -> None:
         self.snapshots.append(node_id)
         raise OSError("nobody takes it")
 
@@ -153,7 +152,14 @@ class NoTracer:
 class Rig:
     """A follower, node 1 of three, and its parts."""
 
-    def __init__(self, directory: Path, *, founded: bool = True, write_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        founded: bool = True,
+        write_timeout_s: float = 5.0,
+        compact_log_entries: int = 1000,
+    ) -> None:
         self.directory = directory
         self.data = DataDirectory(directory, reserve_bytes=4096)
         self.log_store = GatedLogStore(directory / "raft.db")
@@ -179,7 +185,7 @@ class Rig:
             flush_interval_s=0.01,
             batch_size=64,
             idempotency_keys=100,
-            compact_log_entries=1000,
+            compact_log_entries=compact_log_entries,
             keep_log_entries=0,
             quick_append_s=0.0,  # the disks of these tests wait for the test, which the event loop must not
         )
@@ -243,13 +249,16 @@ class Rig:
 
 
 class Peers:
-    """The other two nodes of a rig: they vote for it, live, and take entries while they are not `deaf`."""
+    """The other two nodes of a rig: they vote for it, live, and take entries while they are not `deaf`; those of them
+    that are `behind` say that they live, and take nothing.
+    """
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._desk = rig.desk
         self.deaf = False
         self.silent: set[int] = set()  # these say nothing at all
+        self.behind: set[int] = set()
         self._unanswered: list[AppendRequest] = []
         rig.network.on_send = self._on_send
 
@@ -268,6 +277,8 @@ class Peers:
                 self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
             case VoteRequest():
                 self._answer(VoteResponse(granted=True, pre_vote=message.pre_vote, **_back(message)))
+            case AppendRequest() if message.to in self.behind:
+                pass
             case AppendRequest() if self.deaf:
                 self._unanswered.append(message)
             case AppendRequest():
@@ -276,6 +287,14 @@ class Peers:
 
     def _answer(self, message: AnyMessage) -> None:
         asyncio.get_running_loop().call_soon(self._desk.on_message, message)
+
+    def hold(self, node_id: int, index: int) -> None:
+        """A node says that it holds the log up to here."""
+        assert self._rig.driver.core is not None
+        term = self._rig.driver.core.state.term
+        self._answer(
+            AppendResponse(success=True, index=index, sender=node_id, sender_incarnation=node_id * 10, to=ME, term=term)
+        )
 
     def listen(self) -> None:
         """Take everything that was sent meanwhile."""
@@ -289,9 +308,9 @@ def _back(message: AnyMessage) -> dict[str, int]:
     return {"sender": message.to, "sender_incarnation": message.to * 10, "to": ME, "term": message.term}
 
 
-def put(index: int) -> Entry:
+def put(index: int, value: bytes = b"v") -> Entry:
     """The leader's entry at this index."""
-    request = WriteRequest((Operation(Op.PUT, f"k{index}", b"v"),), "tester", f"r{index}")
+    request = WriteRequest((Operation(Op.PUT, f"k{index}", value),), "tester", f"r{index}")
     return make_entry(TERM, index, EntryKind.NORMAL, encode_write(request, index, bytes(SALT_BYTES), 100))
 
 

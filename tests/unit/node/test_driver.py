@@ -14,7 +14,7 @@ import pytest
 from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
 
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
-from appliance.node.peer_ports import Hello, Promise
+from appliance.node.peer_ports import Hello, Promise, SnapshotFile
 from appliance.node.ports import Identity
 from appliance.raft.messages import (
     AnyMessage,
@@ -232,7 +232,7 @@ async def test_an_error_while_promises_are_sent_stops_the_node(rig: Rig) -> None
 
 async def test_no_copy_is_made_for_a_node_that_cannot_be_reached(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     reports: list[tuple[int, int]] = []
-    monkeypatch.setattr("appliance.node.snapshots.RETRY_S", 0.01)
+    monkeypatch.setattr("appliance.node.snapshots.RETRY_S_MIN", 0.01)
     rig.network.reachable = {2}
     rig.driver.snapshots.send(3, lambda node, index: reports.append((node, index)))
     assert not rig.driver.snapshots.is_sending(), "nothing is on its way, so nothing holds the log"
@@ -261,7 +261,7 @@ async def test_what_a_crash_left_of_snapshots_takes_no_room(tmp_path: Path) -> N
 async def test_no_snapshot_is_begun_while_the_node_stops(rig: Rig) -> None:
     started = asyncio.Event()
 
-    async def never(node_id: int, meta: SnapshotMeta, path: Path) -> None:
+    async def never(node_id: int, file: SnapshotFile, on_resume: Callable[[int], None]) -> None:
         started.set()
         await asyncio.Event().wait()
 

@@ -127,6 +127,8 @@ class Node:
         self.writes: list[WriteRequest] = []
         self.calls: list[tuple[int, str, bytes]] = []
         self.snapshots: list[tuple[SnapshotMeta, bytes]] = []
+        self.offers: list[int] = []  # bytes that were still to come
+        self.offer_error: Exception | None = None
         self.write: Callable[[WriteRequest], Awaitable[WriteResult]] = self._write_ok
         self.call: Callable[[int, str, bytes], Awaitable[bytes]] = self._call_back
         self.snapshot: Callable[[], Awaitable[None]] | None = None
@@ -173,6 +175,11 @@ class Node:
     async def on_call(self, sender_node_id: int, name: str, body: bytes) -> bytes:
         self.calls.append((sender_node_id, name, body))
         return await self.call(sender_node_id, name, body)
+
+    async def on_offer(self, size_bytes: int) -> None:
+        self.offers.append(size_bytes)
+        if self.offer_error is not None:
+            raise self.offer_error
 
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         if self.snapshot is not None:
