@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, cast
 
+import apsw
 import msgspec
 
 from appliance.adapters.freeing import discard
@@ -42,10 +43,13 @@ from appliance.adapters.ledger_rows import (
     leaf_from_row,
     make_tables,
     prefix_end,
+    stored_summary,
     upgrade_tables,
     write_batches,
 )
 from appliance.adapters.ledger_snapshot import Copier, install_file
+from appliance.adapters.ledger_tiles import Edge
+from appliance.adapters.ledger_tree import LedgerTree
 from appliance.adapters.ledger_verify import check_content, read_contents, verify_copy
 from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
@@ -85,6 +89,7 @@ class SqliteLedgerStore:
         self._reader: Reader | None = None
         self._write_lock = Lock()
         self._copier = Copier(path, cluster_id, vfs)
+        self.tree = LedgerTree(path, vfs)
         self._forget_memory()
 
     def _forget_memory(self) -> None:
@@ -94,6 +99,7 @@ class SqliteLedgerStore:
         self._absent: set[str] = set()  # keys of the last `prefetch` that the file lacks, until the next `add`
         self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
         self._added_bytes = 0
+        self._edge: Edge | None = None  # the worker's own; None when it has to be read first
         self._inbox: deque[Batch] = deque()
         self._todo: deque[Batch] = deque()  # the worker's own: taken from the inbox, not yet committed
         self._flushed_bytes = 0
@@ -139,7 +145,7 @@ class SqliteLedgerStore:
         contents = read_contents(self._reader, self._cluster_id)
         if contents.format != LEDGER_FORMAT:
             with self._writer.transaction() as db:
-                upgrade_tables(db, contents.summary.tree_size)
+                upgrade_tables(db, contents.format, contents.summary.tree_size)
         self._memory = LedgerMemory(self._cache_bytes_max, contents.heads_leaf_next)
         self._restore_heads(self._reader, contents.heads_leaf_next)
         rows = self._reader.rows_lazily("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
@@ -262,8 +268,11 @@ class SqliteLedgerStore:
             while self._inbox:
                 self._todo.append(self._inbox.popleft())
             while batches := self._next_batches(index_max):
+                edge, self._edge = self._edge, None
                 with writer.transaction() as db:
-                    write_batches(db, batches)
+                    edge = edge or self._read_edge(db)
+                    write_batches(db, batches, edge)
+                self._edge = edge
                 for _ in batches:
                     self._todo.popleft()
                 self._flushed_bytes += sum(batch.size_bytes for batch in batches)
@@ -271,6 +280,12 @@ class SqliteLedgerStore:
             if writer.wal_pages >= WAL_PAGES_MAX:
                 writer.checkpoint_if_room()
             return self._file_index
+
+    def _read_edge(self, db: apsw.Connection) -> Edge:
+        try:
+            return Edge.of(db, stored_summary(db).tree_size)
+        except ValueError as error:
+            raise DamagedFile(str(self._path), f"its tree cannot go on: {error}") from error
 
     def _next_batches(self, index_max: int) -> list[Batch]:
         batches: list[Batch] = []
@@ -355,6 +370,7 @@ class SqliteLedgerStore:
             install_file(path, self._path, self._step)
             self._forget_memory()
             self._copier = Copier(self._path, self._cluster_id, self._vfs)
+            self.tree.reopen()
             loaded = self.load()
             self._durable_index = self._file_index
             return loaded
@@ -366,6 +382,7 @@ class SqliteLedgerStore:
 
     def _close_files(self) -> None:
         self._copier.stop()
+        self.tree.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None

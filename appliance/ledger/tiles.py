@@ -69,7 +69,9 @@ class TileBuilder:
         builder._rows = [bytearray().join(leaf_hashes)]
         for level, count in enumerate(row_counts(tree_size >> TILE_HEIGHT)):
             below = range(count - count % TILE_WIDTH, count)
-            builder._rows.append(bytearray().join(_root(_read_checked(TileId(level, index), read)) for index in below))
+            builder._rows.append(
+                bytearray().join(tile_root(_read_checked(TileId(level, index), read)) for index in below)
+            )
         return builder
 
     @property
@@ -103,7 +105,7 @@ class TileBuilder:
             row.clear()
             if level + 1 == len(self._rows):
                 self._rows.append(bytearray())
-            self._rows[level + 1] += _root(data)
+            self._rows[level + 1] += tile_root(data)
         return completed
 
 
@@ -133,7 +135,7 @@ class TileNodes:
         width = tile_width(tile_level, tile_index, self._tree_size)
         assert end <= width, f"node ({level}, {index}) is not complete in a tree of {self._tree_size} leaves"
         data = self._read(TileId(tile_level, tile_index, width))
-        return _root(data[begin * HASH_BYTES : end * HASH_BYTES])
+        return tile_root(data[begin * HASH_BYTES : end * HASH_BYTES])
 
 
 def check_tiles(tree_size: int, root: bytes, read: ReadTile) -> Iterator[TileId]:
@@ -152,7 +154,7 @@ def check_tiles(tree_size: int, root: bytes, read: ReadTile) -> Iterator[TileId]
     for level, count in reversed(list(enumerate(row_counts(tree_size)))):
         for index in range(count // TILE_WIDTH):
             tile = TileId(level, index)
-            if _root(_read_checked(tile, read)) != nodes(TILE_HEIGHT * (level + 1), index):
+            if tile_root(_read_checked(tile, read)) != nodes(TILE_HEIGHT * (level + 1), index):
                 raise TileWrong(f"tile {index} of level {level} does not lead to its hash in the tile above it")
             yield tile
 
@@ -167,7 +169,7 @@ def _read_checked(tile: TileId, read: ReadTile) -> bytes:
     return data
 
 
-def _root(data: bytes) -> bytes:
+def tile_root(data: bytes) -> bytes:
     """Root over hashes side by side, as many as a power of two."""
     while len(data) > HASH_BYTES:
         pairs = range(0, len(data), 2 * HASH_BYTES)
@@ -183,6 +185,6 @@ def _frontier(rows: Iterable[bytes | bytearray]) -> tuple[bytes, ...]:
         for height in range(TILE_HEIGHT):
             length = HASH_BYTES << height
             if end & length:
-                hashes.append(_root(bytes(row[end - length : end])))
+                hashes.append(tile_root(bytes(row[end - length : end])))
                 end -= length
     return tuple(reversed(hashes))

@@ -82,6 +82,14 @@ class Reading:
         if self._driver.installing:
             raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
 
+    async def head(self, key: str, *, linearizable: bool = True) -> Head:
+        """The head of a key that was ever written, deleted or not. Raises `not_found` for any other."""
+        await self._consistent(linearizable)
+        head = self._driver.ledger_store.head(key)
+        if head is None:
+            raise ApplianceError("not_found", "The key was never written.")
+        return head
+
     async def read(self, key: str, *, linearizable: bool, at_leaf: int | None = None) -> ReadAnswer:
         """Read a key."""
         if linearizable:
@@ -177,11 +185,7 @@ class Reading:
 
     async def history(self, key: str, from_leaf: int | None, limit: int, *, linearizable: bool) -> HistoryAnswer:
         """List a key's versions, newest first, by walking from leaf to previous leaf."""
-        await self._consistent(linearizable)
-        head = self._driver.ledger_store.head(key)
-        if head is None:
-            raise ApplianceError("not_found", "The key was never written.")
-        leaf_index: int | None = head.leaf_index
+        leaf_index: int | None = (await self.head(key, linearizable=linearizable)).leaf_index
         if from_leaf is not None:
             start = self._driver.ledger_store.leaf(from_leaf)
             if start is None or decode_leaf(start.leaf).key != key:

@@ -10,18 +10,21 @@ from random import Random
 from typing import Any
 
 from appliance.adapters.clock import SystemClock
+from appliance.adapters.ed25519 import SigningKey
 from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.telemetry.metrics import Registry
 from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, WriteResult, encode_write
+from appliance.ledger.note import SignatureType
 from appliance.node.bootstrap import founding_entry
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerEvents
 from appliance.node.ports import DiskFull, Identity
+from appliance.node.publishing import Publishing
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
@@ -32,6 +35,7 @@ from appliance.raft.messages import (
     EntryKind,
     HardState,
     Heartbeat,
+    HeartbeatResponse,
     Member,
     MemberRole,
     SnapshotMeta,
@@ -190,6 +194,8 @@ class Rig:
             tracer=NoTracer(),
             on_fatal=self.fatal.append,
         )
+        self.log_key = SigningKey(f"scribe-ledger/{CLUSTER_ID}/1", SignatureType.ED25519, bytes(range(32)))
+        self.publishing = Publishing(self.driver, self.log_key, 1.0, 5.0)
         self.service = Service(
             self.driver,
             ledger_path=directory / "ledger.db",
@@ -197,6 +203,7 @@ class Rig:
             idempotency_keys=100,
             concurrency_max=100,
             write_timeout_s=5.0,
+            publishing=self.publishing,
             instruments=registry,
         )
 
@@ -254,6 +261,8 @@ class Peers:
                 self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
             case VoteRequest():
                 self._answer(VoteResponse(granted=True, pre_vote=message.pre_vote, **_back(message)))
+            case Heartbeat() if not self.deaf:
+                self._answer(HeartbeatResponse(round=message.round, **_back(message)))
             case AppendRequest() if self.deaf:
                 self._unanswered.append(message)
             case AppendRequest():
