@@ -50,9 +50,10 @@ from appliance.adapters.ledger_rows import (
 from appliance.adapters.ledger_snapshot import Copier, install_file
 from appliance.adapters.ledger_tiles import Edge
 from appliance.adapters.ledger_tree import LedgerTree
-from appliance.adapters.ledger_verify import check_content, read_contents, verify_copy
+from appliance.adapters.ledger_verify import check_content, check_leaf, read_contents, verify_copy
 from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
+from appliance.ledger.encoding import LeafError
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
 from appliance.node.ports import DamagedFile
 
@@ -215,12 +216,18 @@ class SqliteLedgerStore:
         self._memory.leaves_expected = entries
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
-        """A stored leaf with salt and value, or None. Raises `StorageError`."""
+        """A stored leaf with salt and value, or None. What is read from the file is checked against the hash in the
+        leaf, so that no value is answered that was not written. Raises `StorageError`, `DamagedFile` among them.
+        """
         leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
         if leaf is None:
             row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
             if row is not None:
                 leaf = leaf_from_row(row)
+                try:
+                    check_leaf(leaf_index, leaf.leaf, leaf.salt, leaf.value)
+                except LeafError as error:
+                    raise DamagedFile(str(self._path), f"leaf {leaf_index}: {error}") from error
                 self._memory.keep_leaf(leaf)
         return leaf
 

@@ -136,19 +136,11 @@ def _check_leaves(reader: Reader, contents: Contents) -> None:
         if leaf_index != tree.size:
             _damaged(reader, f"leaf {tree.size} is missing")
         try:
-            leaf = read_leaf(data)
+            leaf = check_leaf(leaf_index, data, salt, value)
         except LeafError as error:
             raise DamagedFile(str(reader.path), f"leaf {leaf_index}: {error}") from error
-        if leaf.leaf_index != leaf_index:
-            _damaged(reader, f"leaf {leaf_index} says that it is leaf {leaf.leaf_index}")
-        if leaf.op == "delete" and value is not None:
-            _damaged(reader, f"leaf {leaf_index} is a delete and has a value")
-        if value is not None and (len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash):
-            _damaged(reader, f"the value of leaf {leaf_index} does not match the hash in the leaf")
-        if value is not None and len(value) != leaf.value_size:
-            _damaged(reader, f"the value of leaf {leaf_index} has another size than the leaf says")
         if value is None and leaf.op == "put":
-            _damaged(reader, f"the value of leaf {leaf_index} is missing")
+            _damaged(reader, f"leaf {leaf_index}: its value is missing")
         own_hash = leaf_hash(data)
         tree.append(own_hash)
         for tile in tiles.append(own_hash):
@@ -170,6 +162,24 @@ def _check_tile(reader: Reader, tile: Tile, contents: Contents) -> None:
     if stored != tuple(columns):
         what = "missing" if stored is None else "not what the leaves below it lead to"
         _damaged(reader, f"tile {tile.tile.index} of level {tile.tile.level} is {what}")
+
+
+def check_leaf(leaf_index: int, data: bytes, salt: bytes, value: bytes | None) -> Leaf:
+    """Read a stored leaf, and see that it is the one of this place and that the value beside it, if there is one, is
+    the one that it has the hash of. Raises `LeafError`, which says what does not fit.
+    """
+    leaf = read_leaf(data)
+    if leaf.leaf_index != leaf_index:
+        raise LeafError(f"it says that it is leaf {leaf.leaf_index}")
+    if value is None:
+        return leaf
+    if leaf.op == "delete":
+        raise LeafError("it is a delete and has a value")
+    if len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash:
+        raise LeafError("its value does not match the hash in it")
+    if len(value) != leaf.value_size:
+        raise LeafError("its value has another size than it says")
+    return leaf
 
 
 def read_leaf(data: bytes) -> Leaf:

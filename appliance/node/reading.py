@@ -10,7 +10,9 @@ from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.api import HistoryAnswer, ReadAnswer, ScanAnswer
 from appliance.node.driver import Driver
+from appliance.node.findings import Finding
 from appliance.node.leadership import Leadership
+from appliance.node.ports import DamagedFile
 from appliance.node.waiting import ReadWaiter, settle
 from appliance.tables.errors import ApplianceError
 
@@ -170,7 +172,12 @@ class Reading:
         return None
 
     def _leaf(self, leaf_index: int) -> NewLeaf:
-        leaf = self._driver.ledger_store.leaf(leaf_index)
+        try:
+            leaf = self._driver.ledger_store.leaf(leaf_index)
+        except DamagedFile as error:
+            self._driver.findings.report(Finding.STORAGE_ROTTEN, error.detail)
+            detail = f"This node's ledger file is damaged: {error.detail}. Ask another node."
+            raise ApplianceError("verification_failed", detail) from error
         if leaf is None:
             raise ApplianceError("internal", f"Leaf {leaf_index} is missing from this node's ledger file.")
         return leaf

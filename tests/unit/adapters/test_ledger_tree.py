@@ -96,6 +96,30 @@ def test_damage_is_named(name: str, tmp_path: Path) -> None:
         verify_copy(at_rest(path), CLUSTER_ID)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE leaves SET value = CAST(substr(value, 2) || 'x' AS BLOB) WHERE leaf_index = 102",
+        "UPDATE leaves SET salt = zeroblob(16) WHERE leaf_index = 102",
+        "UPDATE leaves SET leaf = (SELECT leaf FROM leaves WHERE leaf_index = 103) WHERE leaf_index = 102",
+        "UPDATE leaves SET leaf = CAST('{}' AS BLOB) WHERE leaf_index = 102",
+    ],
+)
+def test_a_value_that_was_not_written_is_never_read(statement: str, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    make_ledger(path)
+    db = apsw.Connection(str(path))
+    assert db.execute("SELECT value IS NOT NULL FROM leaves WHERE leaf_index = 102").fetchone() == (1,)
+    db.execute(statement)
+    db.close()
+    store = SqliteLedgerStore(path, 2**20, CLUSTER_ID)
+    store.load()
+    assert store.leaf(101) == model_at(INDEX).leaves[101]
+    with pytest.raises(DamagedFile, match="leaf 102"):
+        store.leaf(102)
+    store.close()
+
+
 def test_tiles_that_no_leaf_leads_to_are_damage(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     make_ledger(path)
