@@ -19,6 +19,7 @@ import uvloop
 from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
+from appliance.adapters.ed25519 import SigningKeyError, read_key_file
 from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
@@ -47,6 +48,7 @@ from appliance.node.ports import (
     StorageFailed,
     Tracer,
 )
+from appliance.node.publishing import Publishing
 from appliance.node.sampler import Sampler
 from appliance.node.service import Service
 from appliance.tables.settings import Settings
@@ -110,14 +112,19 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     driver = _make_driver(
         settings, directory, check, cluster_found, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
     )
-    service = _make_service(settings, driver, registry)
+    publishing = _make_publishing(settings, driver)
+    service = _make_service(settings, driver, publishing, registry)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
     await driver.start()
     await server.start()
     sampler = Sampler(driver, registry, settings.storage.capacity_keys, time.time())
     lag = sample_loop_lag(registry, log, lambda: registry.mark(LATENCY))
-    tasks = [_watch(sampler.run(), "sampler", log), _watch(lag, "loop_lag", log)]
+    tasks = [
+        _watch(sampler.run(), "sampler", log),
+        _watch(lag, "loop_lag", log),
+        _watch(publishing.run(), "publishing", log),
+    ]
     log.info(
         "node.started",
         node_id=node_id,
@@ -333,7 +340,23 @@ def _make_driver(
     )
 
 
-def _make_service(settings: Settings, driver: Driver, registry: Registry) -> Service:
+def _make_publishing(settings: Settings, driver: Driver) -> Publishing:
+    """Checkpoints, signed with the log's key. Raises `StorageFailed` when that key is another log's or unusable."""
+    key = None
+    if settings.log.key_file:
+        try:
+            key = read_key_file(Path(settings.log.key_file))
+        except SigningKeyError as error:
+            raise StorageFailed(str(error)) from error
+        if driver.identity.cluster_id not in key.verifier_key.name:
+            raise StorageFailed(
+                f"{settings.log.key_file} is the key of the log {key.verifier_key.name}, and this node belongs to "
+                f"cluster {driver.identity.cluster_id}. Set log.key_file to the key that `appliance init` made for it."
+            )
+    return Publishing(driver, key, settings.log.checkpoint_interval, settings.performance.write_timeout)
+
+
+def _make_service(settings: Settings, driver: Driver, publishing: Publishing, registry: Registry) -> Service:
     return Service(
         driver,
         ledger_path=driver.settings.directory / LEDGER_FILE,
@@ -341,6 +364,7 @@ def _make_service(settings: Settings, driver: Driver, registry: Registry) -> Ser
         idempotency_keys=settings.storage.idempotency_keys,
         concurrency_max=settings.performance.max_concurrency,
         write_timeout_s=settings.performance.write_timeout,
+        publishing=publishing,
         instruments=registry,
     )
 

@@ -19,6 +19,7 @@ from benchmarks.groups.catchup import catchup
 from benchmarks.groups.disk import disk
 from benchmarks.groups.loads import size, speed
 from benchmarks.groups.memory import memory
+from benchmarks.groups.proofs import proofs
 from benchmarks.groups.restart import restart_group
 from benchmarks.groups.stall import stall
 from benchmarks.groups.stored import stored
@@ -26,7 +27,7 @@ from benchmarks.options import Options
 from benchmarks.outcome import Outcome
 
 GROUPS: dict[str, Group] = {
-    group.name: group for group in (speed, size, stored, memory, restart_group, disk, stall, catchup)
+    group.name: group for group in (speed, size, stored, memory, restart_group, disk, stall, catchup, proofs)
 }
 
 

@@ -21,6 +21,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from appliance.cli.init import initialise_local
+from appliance.cli.init_files import read_env_file
 
 NODES: Final = 3
 START_S: Final = 60.0
@@ -200,9 +201,9 @@ class Ours(Cluster):
         self.settings = dict(settings or {})
         self._configs = files.configs
         self.data = [files.directory / f"node{n}" / "data" for n in range(1, nodes + 1)]
-        found = re.search(r"^APPLIANCE_API_KEY=(\w+)$", files.credentials.read_text(), re.MULTILINE)
-        assert found is not None
-        self.token = found[1]
+        credentials = read_env_file(files.credentials)
+        self.token = credentials["APPLIANCE_API_KEY"]
+        self.verifier_key = credentials["APPLIANCE_VERIFIER_KEY"]
 
     def command(self, position: int) -> list[str]:
         """`scribe-node` with the configuration of the node."""

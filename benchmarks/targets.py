@@ -62,6 +62,7 @@ TARGETS: Final = (
     Target("resident with a cache of 256 MiB", "growth", 1.1, False, "times the memory at half of the writes"),
     Target("restart of one node with 1M entries", "seconds", 15.0, False, "s to healthy, all applied"),
     Target("restart of three nodes with 1M entries", "seconds", 15.0, False, "s to healthy, all applied"),
+    Target("append to the tree", "us_per_entry_median", 5.0, False, "us of the tree for each entry"),
     Target("PUT c=64 under long work", "p99", 3.0, False, "times the quiet p99"),
 )
 

@@ -127,6 +127,7 @@ def _client_tls(settings: Settings) -> Iterator[Problem]:
 def _files(settings: Settings) -> Iterator[Problem]:
     security, network = settings.security, settings.network
     secret_files = {"security.api_keys_file": security.api_keys_file, "security.tls.key_file": security.tls.key_file}
+    secret_files["log.key_file"] = settings.log.key_file
     open_files = {"security.tls.cert_file": security.tls.cert_file}
     if network.peer_auth == "tls":
         secret_files["security.peer_key_file"] = security.peer_key_file

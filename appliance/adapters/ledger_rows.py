@@ -9,12 +9,14 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from appliance.adapters.ledger_tiles import TILES_TABLE, Edge, build_tiles
 from appliance.adapters.sqlite import BulkInsert, Value
 from appliance.ledger.commands import WriteResult
 from appliance.ledger.state import Head, NewLeaf, Refusal, StoredAnswer, Summary
 
-LEDGER_FORMAT: Final = 2
-LEDGER_FORMATS_READ: Final = (1, LEDGER_FORMAT)  # see `upgrade_tables`
+LEDGER_FORMAT: Final = 3
+LEDGER_FORMATS_READ: Final = (1, 2, LEDGER_FORMAT)  # see `upgrade_tables`
+HEADS_LAG_SINCE: Final = 2  # format from which on the table of heads lags behind the leaves
 HEADS_MARK: Final = "heads_leaf_next"
 
 ALL_HEADS: Final = (  # what is stored, and over it what the leaves behind the mark say
@@ -34,6 +36,7 @@ _SCHEMA: Final = (
     " salt BLOB NOT NULL, value BLOB) STRICT",
     "CREATE TABLE stored_heads (key TEXT PRIMARY KEY, version INTEGER NOT NULL, leaf_index INTEGER NOT NULL,"
     " deleted INTEGER NOT NULL, timestamp_us INTEGER NOT NULL, size INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    TILES_TABLE,
     "CREATE TABLE refusals (raft_index INTEGER NOT NULL, position INTEGER NOT NULL, timestamp_us INTEGER NOT NULL,"
     " actor TEXT NOT NULL, op TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, size INTEGER NOT NULL,"
     " outcome TEXT NOT NULL, request_id TEXT NOT NULL, PRIMARY KEY (raft_index, position)) STRICT, WITHOUT ROWID",
@@ -63,6 +66,7 @@ ANSWER_BY_KEY: Final = (
 )
 
 _LEAF_COLUMNS: Final = 5
+_LEAF_AT: Final = 2  # the column with the leaf itself
 _INSERT_LEAVES: Final = BulkInsert("INSERT INTO leaves", columns=_LEAF_COLUMNS)
 _INSERT_HEADS: Final = BulkInsert("INSERT OR REPLACE INTO stored_heads", columns=6)
 _INSERT_REFUSALS: Final = BulkInsert("INSERT INTO refusals", columns=10)
@@ -133,8 +137,10 @@ class Batch:
         return self.leaf_count() + len(self.heads) + len(self.refusals) + len(self.answers)
 
 
-def write_batches(db: apsw.Connection, batches: Sequence[Batch]) -> None:
-    """Write what the batches changed, and the last one's summary; to be called in a transaction."""
+def write_batches(db: apsw.Connection, batches: Sequence[Batch], edge: Edge) -> None:
+    """Write what the batches changed, and the last one's summary; to be called in a transaction. When that fails, the
+    edge of the tree is to be thrown away.
+    """
     leaves: list[Value] = []
     heads: list[Value] = []
     refusals: list[Value] = []
@@ -151,6 +157,7 @@ def write_batches(db: apsw.Connection, batches: Sequence[Batch]) -> None:
         heads_leaf_next = max(heads_leaf_next, batch.heads_leaf_next)
         forget_before_us = max(forget_before_us, batch.forget_before_us)
     _INSERT_LEAVES(db, leaves)
+    edge.grow(db, cast(Sequence[bytes], leaves[_LEAF_AT::_LEAF_COLUMNS]))
     _INSERT_HEADS(db, heads)
     _INSERT_REFUSALS(db, refusals)
     _INSERT_ANSWERS(db, answers)
@@ -173,12 +180,17 @@ def make_tables(db: apsw.Connection, cluster_id: str) -> None:
     put_heads_mark(db, 0)
 
 
-def upgrade_tables(db: apsw.Connection, tree_size: int) -> None:
-    """Bring a file of format 1, in which `heads` is a table that never lags, to this one; in a transaction."""
-    db.execute("ALTER TABLE heads RENAME TO stored_heads")
-    db.execute(_HEADS_VIEW)
+def upgrade_tables(db: apsw.Connection, found_format: int, tree_size: int) -> None:
+    """Bring a file of format 1, in which `heads` is a table that never lags, or 2, which has no tiles, to this one; in
+    a transaction. About 2 us a leaf.
+    """
+    if found_format == 1:
+        db.execute("ALTER TABLE heads RENAME TO stored_heads")
+        db.execute(_HEADS_VIEW)
+        put_heads_mark(db, tree_size)
+    db.execute(TILES_TABLE)
+    build_tiles(db)
     put_meta(db, "format", msgspec.msgpack.encode(LEDGER_FORMAT))
-    put_heads_mark(db, tree_size)
 
 
 def put_heads_mark(db: apsw.Connection, heads_leaf_next: int) -> None:
@@ -222,6 +234,14 @@ def answer_from_row(row: Sequence[Value]) -> StoredAnswer:
 def decode_summary(data: bytes) -> Summary:
     """Read a stored summary. Raises `msgspec.DecodeError`."""
     return _SUMMARY_DECODER.decode(data)
+
+
+def stored_summary(db: apsw.Connection) -> Summary:
+    """The summary that stands in a file, as the connection sees it. Raises `ValueError`, and `apsw.Error`."""
+    row = db.execute("SELECT value FROM meta WHERE name = 'summary'").fetchone()
+    if row is None:
+        raise ValueError("its table meta has no summary")
+    return decode_summary(cast(bytes, row[0]))
 
 
 def prefix_end(prefix: str) -> str | None:

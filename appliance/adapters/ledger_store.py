@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, cast
 
+import apsw
 import msgspec
 
 from appliance.adapters.freeing import discard
@@ -42,13 +43,17 @@ from appliance.adapters.ledger_rows import (
     leaf_from_row,
     make_tables,
     prefix_end,
+    stored_summary,
     upgrade_tables,
     write_batches,
 )
 from appliance.adapters.ledger_snapshot import Copier, install_file
-from appliance.adapters.ledger_verify import check_content, read_contents, verify_copy
+from appliance.adapters.ledger_tiles import Edge
+from appliance.adapters.ledger_tree import LedgerTree
+from appliance.adapters.ledger_verify import check_content, check_leaf, read_contents, verify_copy
 from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
+from appliance.ledger.encoding import LeafError
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
 from appliance.node.ports import DamagedFile
 
@@ -94,6 +99,7 @@ class SqliteLedgerStore:
         self._reader: Reader | None = None
         self._write_lock = Lock()
         self._copier = self._make_copier()
+        self.tree = LedgerTree(path, vfs)
         self._forget_memory()
 
     def _make_copier(self) -> Copier:
@@ -106,6 +112,7 @@ class SqliteLedgerStore:
         self._absent: set[str] = set()  # keys of the last `prefetch` that the file lacks, until the next `add`
         self._forgotten_before_us = 0  # the file may still hold answers stamped earlier
         self._added_bytes = 0
+        self._edge: Edge | None = None  # the worker's own; None when it has to be read first
         self._inbox: deque[Batch] = deque()
         self._todo: deque[Batch] = deque()  # the worker's own: taken from the inbox, not yet committed
         self._flushed_bytes = 0
@@ -151,7 +158,7 @@ class SqliteLedgerStore:
         contents = read_contents(self._reader, self._cluster_id)
         if contents.format != LEDGER_FORMAT:
             with self._writer.transaction() as db:
-                upgrade_tables(db, contents.summary.tree_size)
+                upgrade_tables(db, contents.format, contents.summary.tree_size)
         self._memory = LedgerMemory(self._cache_bytes_max, contents.heads_leaf_next)
         self._restore_heads(self._reader, contents.heads_leaf_next)
         rows = self._reader.rows_lazily("SELECT timestamp_us FROM answers ORDER BY timestamp_us")
@@ -221,12 +228,18 @@ class SqliteLedgerStore:
         self._memory.leaves_expected = entries
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
-        """A stored leaf with salt and value, or None. Raises `StorageError`."""
+        """A stored leaf with salt and value, or None. What is read from the file is checked against the hash in the
+        leaf, so that no value is answered that was not written. Raises `StorageError`, `DamagedFile` among them.
+        """
         leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
         if leaf is None:
             row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
             if row is not None:
                 leaf = leaf_from_row(row)
+                try:
+                    check_leaf(leaf_index, leaf.leaf, leaf.salt, leaf.value)
+                except LeafError as error:
+                    raise DamagedFile(str(self._path), f"leaf {leaf_index}: {error}") from error
                 self._memory.keep_leaf(leaf)
         return leaf
 
@@ -274,8 +287,11 @@ class SqliteLedgerStore:
             while self._inbox:
                 self._todo.append(self._inbox.popleft())
             while batches := self._next_batches(index_max):
+                edge, self._edge = self._edge, None
                 with writer.transaction() as db:
-                    write_batches(db, batches)
+                    edge = edge or self._read_edge(db)
+                    write_batches(db, batches, edge)
+                self._edge = edge
                 for _ in batches:
                     self._todo.popleft()
                 self._flushed_bytes += sum(batch.size_bytes for batch in batches)
@@ -283,6 +299,12 @@ class SqliteLedgerStore:
             if writer.wal_pages >= WAL_PAGES_MAX:
                 writer.checkpoint_if_room()
             return self._file_index
+
+    def _read_edge(self, db: apsw.Connection) -> Edge:
+        try:
+            return Edge.of(db, stored_summary(db).tree_size)
+        except ValueError as error:
+            raise DamagedFile(str(self._path), f"its tree cannot go on: {error}") from error
 
     def _next_batches(self, index_max: int) -> list[Batch]:
         batches: list[Batch] = []
@@ -367,6 +389,7 @@ class SqliteLedgerStore:
             install_file(path, self._path, self._step)
             self._forget_memory()
             self._copier = self._make_copier()
+            self.tree.reopen()
             loaded = self.load()
             self._durable_index = self._file_index
             return loaded
@@ -378,6 +401,7 @@ class SqliteLedgerStore:
 
     def _close_files(self) -> None:
         self._copier.stop()
+        self.tree.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None

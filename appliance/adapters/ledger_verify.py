@@ -13,16 +13,20 @@ from msgspec import Struct
 from appliance.adapters.formats import refuse_newer
 from appliance.adapters.ledger_rows import (
     ALL_HEADS,
+    HEADS_LAG_SINCE,
     HEADS_MARK,
     LEDGER_FORMAT,
     LEDGER_FORMATS_READ,
     decode_summary,
     head_from_leaf,
 )
+from appliance.adapters.ledger_tiles import TILES_SINCE, row_of
 from appliance.adapters.sqlite import Reader
 from appliance.ledger.encoding import SALT_BYTES, Leaf, LeafError, decode_leaf, encode_leaf, value_hash
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
 from appliance.ledger.state import Head, Summary
+from appliance.ledger.tile_paths import TILE_WIDTH, row_counts
+from appliance.ledger.tiles import Tile, TileBuilder
 from appliance.node.ports import DamagedFile
 
 CACHE_BYTES: Final = 8 * 2**20
@@ -77,7 +81,7 @@ def read_contents(reader: Reader, cluster_id: str) -> Contents:
         if rows["cluster_id"] != cluster_id.encode():
             raise DamagedFile(str(reader.path), "it belongs to another cluster")
         summary = decode_summary(rows["summary"])
-        mark = int(rows[HEADS_MARK]) if found_format == LEDGER_FORMAT else summary.tree_size
+        mark = int(rows[HEADS_MARK]) if found_format >= HEADS_LAG_SINCE else summary.tree_size
         if not 0 <= mark <= summary.tree_size:
             raise DamagedFile(str(reader.path), f"its heads are said to reach leaf {mark} of {summary.tree_size}")
         return Contents(found_format, summary, rows["snapshot_meta"], mark)
@@ -117,7 +121,7 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
             raise DamagedFile(str(reader.path), str(problems[0][0]))
         contents = read_contents(reader, cluster_id)
         summary = contents.summary
-        _check_leaves(reader, summary)
+        _check_leaves(reader, contents)
         _check_heads(reader, contents)
         counted = reader.row("SELECT count(*) FROM answers")
         if counted != (summary.answer_count,):
@@ -125,31 +129,57 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
     return summary, contents.meta
 
 
-def _check_leaves(reader: Reader, summary: Summary) -> None:
-    tree = MerkleFrontier()
+def _check_leaves(reader: Reader, contents: Contents) -> None:
+    tree, tiles, summary = MerkleFrontier(), TileBuilder(), contents.summary
     for row in reader.rows_lazily("SELECT leaf_index, leaf, salt, value FROM leaves ORDER BY leaf_index"):
         leaf_index, data, salt, value = cast(tuple[int, bytes, bytes, bytes | None], row)
         if leaf_index != tree.size:
             _damaged(reader, f"leaf {tree.size} is missing")
         try:
-            leaf = read_leaf(data)
+            leaf = check_leaf(leaf_index, data, salt, value)
         except LeafError as error:
             raise DamagedFile(str(reader.path), f"leaf {leaf_index}: {error}") from error
-        if leaf.leaf_index != leaf_index:
-            _damaged(reader, f"leaf {leaf_index} says that it is leaf {leaf.leaf_index}")
-        if leaf.op == "delete" and value is not None:
-            _damaged(reader, f"leaf {leaf_index} is a delete and has a value")
-        if value is not None and (len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash):
-            _damaged(reader, f"the value of leaf {leaf_index} does not match the hash in the leaf")
-        if value is not None and len(value) != leaf.value_size:
-            _damaged(reader, f"the value of leaf {leaf_index} has another size than the leaf says")
         if value is None and leaf.op == "put":
-            _damaged(reader, f"the value of leaf {leaf_index} is missing")
-        tree.append(leaf_hash(data))
+            _damaged(reader, f"leaf {leaf_index}: its value is missing")
+        own_hash = leaf_hash(data)
+        tree.append(own_hash)
+        for tile in tiles.append(own_hash):
+            _check_tile(reader, tile, contents)
     if tree.size != summary.tree_size:
         _damaged(reader, f"it holds {tree.size} leaves, and its summary says {summary.tree_size}: leaf {tree.size}")
     if tree.hashes() != summary.frontier:
         _damaged(reader, "the Merkle tree over its leaves is not the one that its summary gives")
+    whole = sum(count // TILE_WIDTH for count in row_counts(tree.size))
+    if contents.format >= TILES_SINCE and reader.row("SELECT count(*) FROM tiles") != (whole,):
+        _damaged(reader, f"it holds tiles that a tree of {tree.size} leaves does not have")
+
+
+def _check_tile(reader: Reader, tile: Tile, contents: Contents) -> None:
+    if contents.format < TILES_SINCE:
+        return
+    place, *columns = row_of(tile)
+    stored = reader.row("SELECT root, hashes FROM tiles WHERE place = ?", (place,))
+    if stored != tuple(columns):
+        what = "missing" if stored is None else "not what the leaves below it lead to"
+        _damaged(reader, f"tile {tile.tile.index} of level {tile.tile.level} is {what}")
+
+
+def check_leaf(leaf_index: int, data: bytes, salt: bytes, value: bytes | None) -> Leaf:
+    """Read a stored leaf, and see that it is the one of this place and that the value beside it, if there is one, is
+    the one that it has the hash of. Raises `LeafError`, which says what does not fit.
+    """
+    leaf = read_leaf(data)
+    if leaf.leaf_index != leaf_index:
+        raise LeafError(f"it says that it is leaf {leaf.leaf_index}")
+    if value is None:
+        return leaf
+    if leaf.op == "delete":
+        raise LeafError("it is a delete and has a value")
+    if len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash:
+        raise LeafError("its value does not match the hash in it")
+    if len(value) != leaf.value_size:
+        raise LeafError("its value has another size than it says")
+    return leaf
 
 
 def read_leaf(data: bytes) -> Leaf:
@@ -170,7 +200,7 @@ def _check_heads(reader: Reader, contents: Contents) -> None:
     number of leaves only if every head is its key's latest leaf and no key lacks one.
     """
     summary = contents.summary
-    heads = f"({ALL_HEADS})" if contents.format == LEDGER_FORMAT else "heads"  # the file's own view proves nothing
+    heads = f"({ALL_HEADS})" if contents.format >= HEADS_LAG_SINCE else "heads"  # the file's own view proves nothing
     present = versions = 0
     for row in reader.rows_lazily(
         f"SELECT h.key, h.version, h.leaf_index, h.deleted, h.timestamp_us, h.size, l.leaf FROM {heads} h"  # noqa: S608

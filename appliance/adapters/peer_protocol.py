@@ -15,13 +15,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from appliance.ledger.commands import FEATURE_PAUSES, WriteRequest, WriteResult
+from appliance.ledger.commands import FEATURE_CHECKPOINTS, FEATURE_PAUSES, WriteRequest, WriteResult
 from appliance.raft.messages import AnyMessage, AppendRequest, SnapshotMeta, entry_intact
 
 PEER_PROTOCOL: Final = 1
 PEER_PROTOCOL_MIN: Final = 1  # oldest that this program still speaks
 FEATURE_CALLS: Final = "calls"
-PEER_FEATURES: Final = ("traces", "snapshot_resume", FEATURE_CALLS, FEATURE_PAUSES)
+PEER_FEATURES: Final = ("traces", "snapshot_resume", FEATURE_CALLS, FEATURE_PAUSES, FEATURE_CHECKPOINTS)
 
 HANDSHAKE_FRAME_BYTES_MAX: Final = 256 * 1024  # a hello with a configuration of 64 members has under 20 KiB
 FRAME_BYTES_MAX: Final = 80 * 1024 * 1024  # the largest value that settings allow (64 MiB) and its wrapping

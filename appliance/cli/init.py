@@ -15,6 +15,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
+from appliance.adapters.ed25519 import SigningKeyError, generate_key, read_key_file, write_key_file
 from appliance.adapters.pki import PkiError, make_ca, make_node_certificate
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.init_files import (
@@ -28,10 +29,12 @@ from appliance.cli.init_files import (
 )
 from appliance.cli.output import say
 from appliance.cli.session import Session
+from appliance.ledger.note import SignatureType, format_verifier_key
 from appliance.tables.roles import Role
 
 PEER_PORT_OFFSET: Final = 1000  # a node's peer port, seen from its client port (interface.md)
 CREDENTIALS_FILE: Final = "credentials.env"
+LOG_KEY_FILE: Final = "log.key"
 CONFIG_HEADING: Final = "Written by `appliance init`. Keys that you add stay; docs/CONFIGURATION.md lists them all."
 CREDENTIALS_HEADING: Final = "Written by `appliance init`. The keys open the cluster: keep this file to yourself."
 
@@ -95,7 +98,8 @@ def initialise_local(
     urls = tuple(f"http://127.0.0.1:{ports[number]}" for number in numbers)
     cluster_id = ensure_secret(root / "cluster.id", 16)
     ensure_secret(root / "cluster.secret", 32)
-    ensure_credentials(root, {"APPLIANCE_URL": ",".join(urls)})
+    verifier_key = ensure_log_key(root / LOG_KEY_FILE, cluster_id)
+    ensure_credentials(root, {"APPLIANCE_URL": ",".join(urls), "APPLIANCE_VERIFIER_KEY": verifier_key})
     known = [number for number in founding if number in numbers] or list(numbers)
     configs = []
     for number in numbers:
@@ -131,6 +135,7 @@ def _local_config(root: Path, home: Path, number: int, port: int) -> dict[str, d
             "api_keys_file": str(root / "api-keys.json"),
             "cluster_secret_file": str(root / "cluster.secret"),
         },
+        "log": {"key_file": str(root / LOG_KEY_FILE)},
         "logging": {"directory": str(make_private_dir(home / "log")), "stdout": False},
     }
 
@@ -155,6 +160,7 @@ def initialise_stack(directory: Path, *, urls: Sequence[str], joining: Sequence[
         operator,
         {
             "APPLIANCE_URL": ",".join(urls),
+            "APPLIANCE_VERIFIER_KEY": ensure_log_key(operator / LOG_KEY_FILE, cluster_id),
             "GRAFANA_ADMIN_PASSWORD": passwords["grafana"],
             "ELASTIC_PASSWORD": passwords["elastic"],
         },
@@ -177,10 +183,11 @@ def initialise_stack(directory: Path, *, urls: Sequence[str], joining: Sequence[
 
 
 def write_node_secrets(operator: Path, home: Path, number: int, hosts: Sequence[str]) -> None:
-    """Give a node its certificate of the cluster's authority, the authority's own, and the hashed API keys.
+    """Give a node its certificate of the cluster's authority, the authority's own, the hashed API keys, and the key
+    that checkpoints are signed with.
 
     Args:
-        operator: the directory of the authority and of `api-keys.json`.
+        operator: the directory of the authority, of `api-keys.json` and of the log's key.
         home: the node's directory, made when it is missing.
         number: of the node.
         hosts: names and addresses at which other nodes reach it.
@@ -190,7 +197,8 @@ def write_node_secrets(operator: Path, home: Path, number: int, hosts: Sequence[
     """
     make_node_certificate(operator, home, number, hosts)
     write_file(home / "ca.crt", (operator / "ca.crt").read_bytes(), OPEN_FILE)
-    write_file(home / "api-keys.json", (operator / "api-keys.json").read_bytes())
+    for name in ("api-keys.json", LOG_KEY_FILE):
+        write_file(home / name, (operator / name).read_bytes())
 
 
 def _write_targets(home: Path, joining: Sequence[int]) -> None:
@@ -223,6 +231,7 @@ def _stack_config(number: int) -> dict[str, dict[str, Any]]:
             "peer_auth": "tls",
         },
         "security": secrets_at(NODE_FILES),
+        "log": {"key_file": str(NODE_FILES / LOG_KEY_FILE)},
         "logging": {"directory": "/var/log/scribe-ledger"},
     }
 
@@ -242,6 +251,16 @@ def ensure_secret(path: Path, size_bytes: int) -> str:
     if not path.exists():
         write_file(path, secrets.token_hex(size_bytes).encode() + b"\n")
     return path.read_text(encoding="ascii").strip()
+
+
+def ensure_log_key(path: Path, cluster_id: str) -> str:
+    """Answer the verifier key of the log, making its private key when the file is not there. Raises `CliError`."""
+    try:
+        if not path.exists():
+            write_key_file(path, generate_key(f"scribe-ledger/{cluster_id}/1", SignatureType.ED25519))
+        return format_verifier_key(read_key_file(path).verifier_key)
+    except SigningKeyError as error:
+        raise CliError(Exit.FAILURE, str(error), code="log_key") from None
 
 
 def ensure_credentials(root: Path, extra: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,14 @@ from appliance.adapters.peer_address import is_loopback, join_address, split_add
 from appliance.adapters.pki import PkiError
 from appliance.cli.cluster import read_members
 from appliance.cli.exits import CliError, Exit
-from appliance.cli.init import CONFIG_HEADING, NODE_FILES, PEER_PORT_OFFSET, secrets_at, write_node_secrets
+from appliance.cli.init import (
+    CONFIG_HEADING,
+    LOG_KEY_FILE,
+    NODE_FILES,
+    PEER_PORT_OFFSET,
+    secrets_at,
+    write_node_secrets,
+)
 from appliance.cli.init_files import make_private_dir, read_env_file, write_config, write_file
 from appliance.cli.session import CREDENTIALS_FILE, Session, parse_urls
 from appliance.cli.shapes import Member
@@ -51,11 +58,13 @@ def initialise_joining(session: Session, *, join: str, number: int, address: str
             raise CliError(Exit.FAILURE, str(error), hint=f"look at {authority}", code="authority") from None
         config["network"] |= {"raft_host": "0.0.0.0", "peer_auth": "tls"}  # noqa: S104 - peers show certificates
         config["security"] = dict(secrets_at(NODE_FILES))
+        config["log"] = {"key_file": str(NODE_FILES / LOG_KEY_FILE)}
         config["node"]["data_dir"] = "/var/lib/scribe-ledger"
         config["logging"] = {"directory": "/var/log/scribe-ledger"}
     else:
         config["network"] |= {"raft_host": host, "peer_auth": "secret"}
         config["security"] = _shared_secret(authority, home, host)
+        config["log"] = {"key_file": str(home / LOG_KEY_FILE)}
         config["node"]["data_dir"] = str(make_private_dir(home / "data"))
         config["logging"] = {"directory": str(make_private_dir(home / "log")), "stdout": False}
     write_config(home / "config.toml", CONFIG_HEADING, config)
@@ -118,6 +127,6 @@ def _shared_secret(authority: Path, home: Path, host: str) -> dict[str, str]:
             code="usage",
         )
     files = {"cluster_secret_file": SECRET_FILE, "api_keys_file": "api-keys.json"}
-    for name in files.values():
+    for name in (*files.values(), LOG_KEY_FILE):
         write_file(home / name, (authority / name).read_bytes())
     return {key: str(home / name) for key, name in files.items()}

@@ -139,7 +139,7 @@ def _keyed(prefix: str, suffix: str, words: str) -> tuple[Route, ...]:
             f"Read a value{words}",
             "value",
             query=("consistency", "at_leaf"),
-            errors=(*_READ_ERRORS, "not_found", "leaf_out_of_range", "value_retired"),
+            errors=(*_READ_ERRORS, "not_found", "leaf_out_of_range", "value_retired", "verification_failed"),
         ),
         Route(
             "delete_key" + suffix,
@@ -168,7 +168,7 @@ HISTORY_ROUTES: Final = (
         "List the versions of a key, newest first",
         "history",
         query=("from", "limit", "consistency"),
-        errors=(*_READ_ERRORS, "not_found"),
+        errors=(*_READ_ERRORS, "not_found", "verification_failed"),
     ),
 )
 CHANGE_ROUTES: Final = (

@@ -6,6 +6,7 @@ apply a tag, a format or a field that it does not know, because guessing would m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar, Final
 
@@ -23,6 +24,9 @@ IDEMPOTENCY_TTL_US: Final = 24 * 3600 * 1_000_000
 TIMESTAMP_US_MAX: Final = encoding.INTEGER_MAX
 
 FEATURE_PAUSES: Final = "pauses"  # nodes that know `PauseCommand` tell each other so
+FEATURE_CHECKPOINTS: Final = "checkpoints"  # nodes that know `CheckpointCommand` and `CosignaturesCommand` do, too
+COSIGNATURES_MAX: Final = 64  # lines in one command
+COSIGNATURE_CHARACTERS_MAX: Final = 1024  # of one line
 MUST_BE_ABSENT: Final = 0  # if_version: the key must be absent or deleted (If-None-Match: *)
 
 
@@ -114,7 +118,41 @@ class PauseCommand(Struct, frozen=True, array_like=True, gc=False, tag="pause", 
     request_id: str
 
 
-Command = WriteCommand | PauseCommand
+class CheckpointCommand(Struct, frozen=True, array_like=True, gc=False, tag="checkpoint", forbid_unknown_fields=True):
+    """The tree as it is right here is published: every node may sign this size and no other until the next.
+
+    Attributes:
+        format: `COMMAND_FORMAT`.
+        timestamp_us: leader's stamp, Unix microseconds, never earlier than the stamp before it.
+    """
+
+    operations: ClassVar[tuple[Operation, ...]] = ()
+
+    format: int
+    timestamp_us: int
+
+
+class CosignaturesCommand(
+    Struct, frozen=True, array_like=True, gc=False, tag="cosignatures", forbid_unknown_fields=True
+):
+    """What witnesses say of a published tree.
+
+    Attributes:
+        format: `COMMAND_FORMAT`.
+        timestamp_us: leader's stamp, Unix microseconds, never earlier than the stamp before it.
+        tree_size: of the checkpoint that they cosigned.
+        lines: their signature lines, without newlines; the leader has verified them.
+    """
+
+    operations: ClassVar[tuple[Operation, ...]] = ()
+
+    format: int
+    timestamp_us: int
+    tree_size: int
+    lines: tuple[str, ...]
+
+
+Command = WriteCommand | PauseCommand | CheckpointCommand | CosignaturesCommand
 
 
 class UnknownCommand(Exception):
@@ -156,6 +194,28 @@ def encode_pause(timestamp_us: int, until_us: int, actor: str, request_id: str) 
     return _encoder.encode(PauseCommand(COMMAND_FORMAT, timestamp_us, until_us, actor, request_id))
 
 
+def encode_checkpoint(timestamp_us: int) -> bytes:
+    """Make the data of a log entry that publishes the tree."""
+    assert 0 <= timestamp_us <= TIMESTAMP_US_MAX
+    return _encoder.encode(CheckpointCommand(COMMAND_FORMAT, timestamp_us))
+
+
+def encode_cosignatures(timestamp_us: int, tree_size: int, lines: Sequence[str]) -> bytes:
+    """Make the data of a log entry that keeps cosignatures beside the checkpoint of a size."""
+    assert 0 <= timestamp_us <= TIMESTAMP_US_MAX
+    command = CosignaturesCommand(COMMAND_FORMAT, timestamp_us, tree_size, tuple(lines))
+    assert _are_cosignatures(command)
+    return _encoder.encode(command)
+
+
+def _are_cosignatures(command: CosignaturesCommand) -> bool:
+    return (
+        0 < command.tree_size <= encoding.INTEGER_MAX
+        and 0 < len(command.lines) <= COSIGNATURES_MAX
+        and all(len(line) <= COSIGNATURE_CHARACTERS_MAX and "\n" not in line for line in command.lines)
+    )
+
+
 def decode_command(data: bytes) -> Command:
     """Read the data of a log entry. Raises `UnknownCommand`."""
     try:
@@ -169,8 +229,11 @@ def decode_command(data: bytes) -> Command:
             raise UnknownCommand(
                 f"the command has {len(command.operations)} operations and {len(command.salts)} bytes of salts"
             )
-    elif not 0 <= command.until_us <= TIMESTAMP_US_MAX:
-        raise UnknownCommand(f"the pause's end {command.until_us} is out of bounds")
+    elif isinstance(command, PauseCommand):
+        if not 0 <= command.until_us <= TIMESTAMP_US_MAX:
+            raise UnknownCommand(f"the pause's end {command.until_us} is out of bounds")
+    elif isinstance(command, CosignaturesCommand) and not _are_cosignatures(command):
+        raise UnknownCommand(f"the command's cosignatures of tree size {command.tree_size} are out of bounds")
     if not 0 <= command.timestamp_us <= TIMESTAMP_US_MAX:
         raise UnknownCommand(f"the command's stamp {command.timestamp_us} is out of bounds")
     return command

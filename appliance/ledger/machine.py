@@ -16,7 +16,9 @@ from msgspec.structs import astuple, replace
 from appliance.ledger.commands import (
     IDEMPOTENCY_TTL_US,
     SALT_BYTES,
+    CheckpointCommand,
     Command,
+    CosignaturesCommand,
     Op,
     Operation,
     OperationResult,
@@ -29,7 +31,7 @@ from appliance.ledger.commands import (
 )
 from appliance.ledger.encoding import INTEGER_MAX, LeafError, value_hash, write_leaf
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
-from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StateView, StoredAnswer, Summary
+from appliance.ledger.state import Changes, Head, NewLeaf, PublishedTree, Refusal, StateView, StoredAnswer, Summary
 
 __all__ = ["EXPIRY_INTERVAL_US", "LedgerMachine", "UnknownCommand"]
 
@@ -132,6 +134,8 @@ class LedgerMachine:
         self._answer_count = summary.answer_count
         self._answers_expired_us = summary.answers_expired_us
         self.paused_until_us = summary.paused_until_us  # for reading: writes with an earlier stamp are refused
+        self.published, self.cosigned = summary.published, summary.cosigned  # for reading, these three
+        self.cosignatures = summary.cosignatures
 
     @property
     def applied_index(self) -> int:
@@ -180,6 +184,9 @@ class LedgerMachine:
             self._answer_count,
             self._answers_expired_us,
             self.paused_until_us,
+            self.published,
+            self.cosigned,
+            self.cosignatures,
         )
 
     def advance(self, index: int, term: int) -> Changes:
@@ -200,7 +207,7 @@ class LedgerMachine:
         # A leader never stamps backwards; if one does, all nodes read the same later stamp instead.
         stamp_us = self._last_timestamp_us = max(self._last_timestamp_us, command.timestamp_us)
         if not isinstance(command, WriteCommand):  # asked this way round: of its own class it costs next to nothing
-            return self._pause(index, term, data, command)
+            return self._carry_out_other(index, term, data, command)
         operations = command.operations
         if command.idempotency_key is None and len(operations) == 1 and stamp_us >= self.paused_until_us:
             operation = operations[0]
@@ -208,7 +215,34 @@ class LedgerMachine:
                 return self._put(index, term, data, command, operation)
         return self._write(index, term, data, command)
 
-    def _pause(self, index: int, term: int, data: bytes, command: PauseCommand) -> Changes:
+    def _carry_out_other(
+        self, index: int, term: int, data: bytes, command: PauseCommand | CheckpointCommand | CosignaturesCommand
+    ) -> Changes:
+        """What is no write: it adds no leaf, and always succeeds."""
+        rows: tuple[Refusal, ...] = ()
+        if isinstance(command, CosignaturesCommand):
+            self._take_cosignatures(command)
+        else:
+            if isinstance(command, PauseCommand):
+                rows = self._pause(index, command)
+            self._publish(index)  # a pause, too: the files are about to rest, with a proof for all that is in them
+        result = WriteResult(Outcome.OK, index, term, self._last_timestamp_us)
+        self._state_hash = _chain(self._state_hash, index, data, result, ())
+        return Changes(index, result, (), (), rows)
+
+    def _publish(self, index: int) -> None:
+        """The tree as it is now may be signed; one that did not grow stays published as it was."""
+        if self._tree.size > self.published.tree_size:
+            self.published = PublishedTree(self._tree.size, self._tree.root(), index, self._last_timestamp_us)
+
+    def _take_cosignatures(self, command: CosignaturesCommand) -> None:
+        """Keep what witnesses say of the tree that was published last, or of the one that they cosigned last."""
+        if command.tree_size == self.published.tree_size:
+            self.cosigned, self.cosignatures = self.published, command.lines
+        elif command.tree_size == self.cosigned.tree_size:
+            self.cosignatures = command.lines
+
+    def _pause(self, index: int, command: PauseCommand) -> tuple[Refusal, ...]:
         """Refuse the writes that follow for a time, or take them again; the latter means nothing without a pause."""
         stamp_us = self._last_timestamp_us
         ends = command.until_us <= stamp_us
@@ -217,9 +251,7 @@ class LedgerMachine:
             op = "resume" if ends else "pause"
             rows = (Refusal(index, 0, stamp_us, command.actor, op, "", 0, 0, Outcome.OK, command.request_id),)
         self.paused_until_us = 0 if ends else command.until_us
-        result = WriteResult(Outcome.OK, index, term, stamp_us)
-        self._state_hash = _chain(self._state_hash, index, data, result, ())
-        return Changes(index, result, (), (), rows)
+        return rows
 
     def _write(self, index: int, term: int, data: bytes, command: WriteCommand) -> Changes:
         """Any write."""

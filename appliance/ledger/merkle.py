@@ -71,6 +71,11 @@ class MerkleFrontier:
         return _fold(self._hashes) if self._hashes else EMPTY_ROOT
 
 
+def root_of(tree_size: int, read: NodeReader) -> bytes:
+    """The root of the tree of the first `tree_size` leaves."""
+    return _subtree(0, tree_size, read) if tree_size else EMPTY_ROOT
+
+
 def inclusion_proof(leaf_index: int, tree_size: int, read: NodeReader) -> list[bytes]:
     """The inclusion path of a leaf in the tree of the first `tree_size` leaves, lowest first (RFC 9162, 2.1.3.1).
 
@@ -93,24 +98,34 @@ def inclusion_proof(leaf_index: int, tree_size: int, read: NodeReader) -> list[b
     return path
 
 
+def sides(leaf_index: int, tree_size: int) -> list[str]:
+    """On which side of the path each hash of an inclusion path stands, lowest first: `left` or `right`."""
+    found: list[str] = []
+    position, last = leaf_index, tree_size - 1
+    while last:
+        if position & 1 or position == last:
+            found.append("left")
+            while position and not position & 1:  # the ragged right edge has no sibling before a higher level
+                position >>= 1
+                last >>= 1
+        else:
+            found.append("right")
+        position >>= 1
+        last >>= 1
+    return found
+
+
 def root_from_inclusion(own_leaf_hash: bytes, leaf_index: int, tree_size: int, proof: Sequence[bytes]) -> bytes | None:
     """The root that an inclusion path leads to (RFC 9162, 2.1.3.2), or None when its length is wrong."""
     if not 0 <= leaf_index < tree_size:
         return None
-    position, last, current = leaf_index, tree_size - 1, own_leaf_hash
-    for sibling in proof:
-        if last == 0:
-            return None
-        if position & 1 or position == last:
-            current = node_hash(sibling, current)
-            while position and not position & 1:
-                position >>= 1
-                last >>= 1
-        else:
-            current = node_hash(current, sibling)
-        position >>= 1
-        last >>= 1
-    return current if last == 0 else None
+    found = sides(leaf_index, tree_size)
+    if len(found) != len(proof):
+        return None
+    current = own_leaf_hash
+    for sibling, side in zip(proof, found, strict=True):
+        current = node_hash(sibling, current) if side == "left" else node_hash(current, sibling)
+    return current
 
 
 def verify_inclusion(

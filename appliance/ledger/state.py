@@ -6,7 +6,7 @@ the changes in memory at once and writes them to disk in bulk, later.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -83,6 +83,25 @@ class Changes(Struct, frozen=True, array_like=True, gc=False):
     forget_answers_before_us: int = 0  # expired idempotency keys to drop: those stamped earlier; 0 for none
 
 
+class PublishedTree(Struct, frozen=True, array_like=True, gc=False):
+    """A state of the tree that every node may sign.
+
+    Attributes:
+        tree_size: leaves; 0 while nothing was published.
+        root: root hash of that tree.
+        raft_index: index of the entry that published it.
+        timestamp_us: that entry's stamp, Unix microseconds.
+    """
+
+    tree_size: int = 0
+    root: bytes = b""
+    raft_index: int = 0
+    timestamp_us: int = 0
+
+
+NOTHING_PUBLISHED: Final = PublishedTree()
+
+
 class Summary(Struct, frozen=True, array_like=True, gc=False):
     """The machine's own state after an applied index; stored in the same transaction as the changes up to it.
 
@@ -97,6 +116,9 @@ class Summary(Struct, frozen=True, array_like=True, gc=False):
         answer_count: idempotency keys held.
         answers_expired_us: stamp up to which idempotency keys were dropped.
         paused_until_us: writes with an earlier stamp are refused; 0 in files that are older than this field.
+        published: the tree that was published last.
+        cosigned: the one that witnesses cosigned last.
+        cosignatures: their signature lines over it, without newlines.
     """
 
     applied_index: int = 0
@@ -109,6 +131,9 @@ class Summary(Struct, frozen=True, array_like=True, gc=False):
     answer_count: int = 0
     answers_expired_us: int = 0
     paused_until_us: int = 0
+    published: PublishedTree = NOTHING_PUBLISHED
+    cosigned: PublishedTree = NOTHING_PUBLISHED
+    cosignatures: tuple[str, ...] = ()
 
 
 class StateView(Protocol):

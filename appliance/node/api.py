@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.ledger.state import Head, NewLeaf
+from appliance.ledger.tile_paths import BundleId, TileId
 from appliance.node.ports import Identity
 from appliance.tables.errors import ApplianceError
 
@@ -83,6 +84,7 @@ class ClusterInfo(Struct, frozen=True):
     snapshot_index: int
     quorum: int
     members: tuple[MemberInfo, ...]
+    verifier_key: str = ""  # of the log, as `appliance.ledger.note` writes it; empty where this node has no log key
 
 
 class CompactionFigures(Struct, frozen=True, kw_only=True):
@@ -174,6 +176,38 @@ class CompactAnswer(Struct, frozen=True):
     seconds: float
 
 
+class CheckpointAnswer(Struct, frozen=True):
+    """A checkpoint that this node has signed.
+
+    Attributes:
+        size: leaves in the tree.
+        root: its root hash.
+        note: the signed note, with the cosignatures that are known for this very tree.
+    """
+
+    size: int
+    root: bytes
+    note: bytes
+
+
+class InclusionAnswer(Struct, frozen=True):
+    """The inclusion of a leaf in the tree of a checkpoint.
+
+    Attributes:
+        leaf_index: place of the leaf.
+        leaf: the leaf as it is in the tree.
+        path: its inclusion path, lowest hash first.
+        checkpoint: what it leads to.
+        salt: salt of its value; empty for a delete, and for a value that was retired.
+    """
+
+    leaf_index: int
+    leaf: bytes
+    path: tuple[bytes, ...]
+    checkpoint: CheckpointAnswer
+    salt: bytes
+
+
 class ChangeAnswer(Struct, frozen=True):
     """How a member stands after a change of the membership was asked for.
 
@@ -234,6 +268,42 @@ class NodeService(Protocol):
 
     async def settle(self) -> Path:
         """Wait until the ledger file holds everything applied when this was called; answers its path."""
+        ...
+
+    async def checkpoint(self) -> CheckpointAnswer:
+        """The latest checkpoint; the latest that witnesses cosigned, where that is not much older. Raises
+        `not_published`, `no_log_key`, `verification_failed`.
+        """
+        ...
+
+    async def tile(self, tile: TileId) -> bytes:
+        """The hashes of a tile, once a tree that has it is published; waits for it. Raises `not_published`."""
+        ...
+
+    async def entries(self, bundle: BundleId) -> list[bytes]:
+        """The leaves of an entry bundle. Raises as `tile`."""
+        ...
+
+    async def inclusion(self, leaf_index: int, tree_size: int) -> list[bytes]:
+        """An inclusion path. Raises as `tile`, and `leaf_out_of_range`."""
+        ...
+
+    async def consistency(self, first_size: int, second_size: int) -> list[bytes]:
+        """A consistency proof. Raises as `tile`, and `leaf_out_of_range`."""
+        ...
+
+    async def prove(self, key: str) -> InclusionAnswer:
+        """Prove the latest operation on a key, a delete included: what is stored is hashed again, value and leaf, and
+        has to lead to the checkpoint.
+
+        Raises:
+            ApplianceError: `not_found` for a key that was never written, `verification_failed` when something stored
+                is not what it was, and as a linearizable read and `checkpoint`.
+        """
+        ...
+
+    async def receipt(self, leaf_index: int) -> InclusionAnswer:
+        """The inclusion of a leaf that was just written. Raises as `prove`."""
         ...
 
     def health(self) -> Health:

@@ -62,6 +62,7 @@ class ApplyQueue:
             for entry in entries:
                 driver.traces.applied(entry, started_us)
         driver.applied_waiters.reach(driver.applier.applied_index)
+        driver.published_waiters.reach(driver.applier.machine.published.tree_size)
         driver.keeper.hurry()
         if queue:
             self._more_wanted = True

@@ -18,6 +18,7 @@ from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry
 from appliance.node.compaction import plan_compaction
 from appliance.node.driver_settings import DriverSettings
+from appliance.node.findings import Findings
 from appliance.node.fitness import Fitness
 from appliance.node.handover import hand_over
 from appliance.node.holds import Holds
@@ -108,12 +109,15 @@ class Driver:
         self.founding: Founding | None = None
         self.members = Members(identity.node_id, network, log)
         self.installing = False
+        self.installed_index = 0  # of the last snapshot that was installed while this node ran
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
         self.calls: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}  # what peers may ask for, by name
         self.traces = WriteTraces(tracer, clock, identity.node_id)
         self.writes = WaitingWrites(settings.write_timeout_s, instruments.histogram("scribe_raft_commit_seconds"))
         self.reads = ReadBatches(settings.election_timeout_s)
         self.applied_waiters = WaitingIndexes()
+        self.published_waiters = WaitingIndexes()  # for sizes of the tree that are published
+        self.findings = Findings(instruments, log)
         self.leader_changed = asyncio.Event()
         self.last_stamp_us = 0
         self.fitness = Fitness(self, reserve, log)
@@ -379,8 +383,10 @@ class Driver:
             return
         self.keeper.durable_index = meta.index
         self.installing = False
+        self.installed_index = meta.index
         self.writes.skip_to(meta.index)
         self.applied_waiters.reach(meta.index)
+        self.published_waiters.reach(self.applier.machine.published.tree_size)
         self.log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_queue.run_more()
 

@@ -10,7 +10,9 @@ from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.api import HistoryAnswer, ReadAnswer, ScanAnswer
 from appliance.node.driver import Driver
+from appliance.node.findings import Finding
 from appliance.node.leadership import Leadership
+from appliance.node.ports import DamagedFile
 from appliance.node.waiting import ReadWaiter, settle
 from appliance.tables.errors import ApplianceError
 
@@ -81,6 +83,14 @@ class Reading:
             await self.linearize()
         if self._driver.installing:
             raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
+
+    async def head(self, key: str, *, linearizable: bool = True) -> Head:
+        """The head of a key that was ever written, deleted or not. Raises `not_found` for any other."""
+        await self._consistent(linearizable)
+        head = self._driver.ledger_store.head(key)
+        if head is None:
+            raise ApplianceError("not_found", "The key was never written.")
+        return head
 
     async def read(self, key: str, *, linearizable: bool, at_leaf: int | None = None) -> ReadAnswer:
         """Read a key."""
@@ -162,7 +172,12 @@ class Reading:
         return None
 
     def _leaf(self, leaf_index: int) -> NewLeaf:
-        leaf = self._driver.ledger_store.leaf(leaf_index)
+        try:
+            leaf = self._driver.ledger_store.leaf(leaf_index)
+        except DamagedFile as error:
+            self._driver.findings.report(Finding.STORAGE_ROTTEN, error.detail)
+            detail = f"This node's ledger file is damaged: {error.detail}. Ask another node."
+            raise ApplianceError("verification_failed", detail) from error
         if leaf is None:
             raise ApplianceError("internal", f"Leaf {leaf_index} is missing from this node's ledger file.")
         return leaf
@@ -177,11 +192,7 @@ class Reading:
 
     async def history(self, key: str, from_leaf: int | None, limit: int, *, linearizable: bool) -> HistoryAnswer:
         """List a key's versions, newest first, by walking from leaf to previous leaf."""
-        await self._consistent(linearizable)
-        head = self._driver.ledger_store.head(key)
-        if head is None:
-            raise ApplianceError("not_found", "The key was never written.")
-        leaf_index: int | None = head.leaf_index
+        leaf_index: int | None = (await self.head(key, linearizable=linearizable)).leaf_index
         if from_leaf is not None:
             start = self._driver.ledger_store.leaf(from_leaf)
             if start is None or decode_leaf(start.leaf).key != key:

@@ -11,13 +11,17 @@ from typing import Final
 from msgspec.structs import replace
 
 from appliance.ledger.commands import WriteRequest, WriteResult, encode_write
+from appliance.ledger.note import format_verifier_key
+from appliance.ledger.tile_paths import BundleId, TileId
 from appliance.node.api import (
     ChangeAnswer,
+    CheckpointAnswer,
     ClusterInfo,
     CompactAnswer,
     Figures,
     Health,
     HistoryAnswer,
+    InclusionAnswer,
     PauseAnswer,
     ReadAnswer,
     ScanAnswer,
@@ -29,6 +33,8 @@ from appliance.node.leadership import Leadership
 from appliance.node.membership import Membership
 from appliance.node.pausing import Pausing
 from appliance.node.ports import Counter, Instruments, StorageError
+from appliance.node.proving import Proving
+from appliance.node.publishing import Publishing
 from appliance.node.reading import Reading
 from appliance.node.salts import SaltPool
 from appliance.node.view import cluster_info, figures_of, health_of
@@ -50,6 +56,7 @@ class Service:
         idempotency_keys: limit on idempotency keys held, written into each command that has one.
         concurrency_max: most writes waiting at once.
         write_timeout_s: how long a write or a read waits.
+        publishing: checkpoints.
         instruments: metrics.
     """
 
@@ -62,9 +69,11 @@ class Service:
         idempotency_keys: int,
         concurrency_max: int,
         write_timeout_s: float,
+        publishing: Publishing,
         instruments: Instruments,
     ) -> None:
         self._driver = driver
+        self._publishing = publishing
         self._ledger_path = ledger_path
         self._capacity_keys = capacity_keys
         self._idempotency_keys = idempotency_keys
@@ -77,6 +86,7 @@ class Service:
         self._salts = SaltPool()
         self._leadership = Leadership(driver)
         self._reading = Reading(driver, self._leadership, write_timeout_s)
+        self._proving = Proving(driver, publishing, self._reading)
         self._pausing = Pausing(driver, self._leadership, write_timeout_s)
         self._membership = Membership(driver, self._leadership)
         self._compacting = Compacting(driver, instruments)
@@ -220,6 +230,36 @@ class Service:
                 raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.") from error
         raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
 
+    # -- proofs
+
+    async def checkpoint(self) -> CheckpointAnswer:
+        """The latest checkpoint."""
+        return await self._proving.checkpoint()
+
+    async def tile(self, tile: TileId) -> bytes:
+        """The hashes of a tile."""
+        return await self._proving.tile(tile)
+
+    async def entries(self, bundle: BundleId) -> list[bytes]:
+        """The leaves of an entry bundle."""
+        return await self._proving.entries(bundle)
+
+    async def inclusion(self, leaf_index: int, tree_size: int) -> list[bytes]:
+        """An inclusion path."""
+        return await self._proving.inclusion(leaf_index, tree_size)
+
+    async def consistency(self, first_size: int, second_size: int) -> list[bytes]:
+        """A consistency proof."""
+        return await self._proving.consistency(first_size, second_size)
+
+    async def prove(self, key: str) -> InclusionAnswer:
+        """Prove the latest operation on a key."""
+        return await self._proving.prove(key)
+
+    async def receipt(self, leaf_index: int) -> InclusionAnswer:
+        """Prove a leaf that was just written."""
+        return await self._proving.receipt(leaf_index)
+
     # -- the cluster
 
     async def add_member(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
@@ -254,7 +294,8 @@ class Service:
 
     def cluster(self) -> ClusterInfo:
         """The cluster as this node sees it."""
-        return cluster_info(self._driver)
+        key = self._publishing.key
+        return replace(cluster_info(self._driver), verifier_key=format_verifier_key(key.verifier_key) if key else "")
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""

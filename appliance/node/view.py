@@ -55,7 +55,7 @@ def health_of(driver: Driver) -> Health:
         commit_index=commit_index,
         applied_index=applied_index,
         lag=max(0, commit_index - applied_index),
-        alarms=tuple(name for name, on in alarms.items() if on),
+        alarms=(*(name for name, on in alarms.items() if on), *driver.findings.alarms()),
     )
 
 

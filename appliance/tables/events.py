@@ -48,6 +48,8 @@ _D, _I, _W, _E = Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR
 EVENTS: Mapping[str, EventRow] = {
     row.name: row
     for row in (
+        # Ledger
+        EventRow("ledger.integrity", _E, "{alarm}: {reason}", ("alarm", "reason")),
         # Node
         EventRow("node.starting", _I, "Node {node_id} starts, version {version}", ("node_id", "version", "data_dir")),
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),

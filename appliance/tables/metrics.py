@@ -99,6 +99,11 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow("scribe_peer_refused_total", _C, "connections", "Peer connections refused, by reason", ("reason",)),
         # Ledger
         MetricRow("scribe_merkle_tree_size", _G, "leaves", "Leaves in the Merkle tree"),
+        MetricRow("scribe_merkle_published_size", _G, "leaves", "Leaves in the tree that was published last"),
+        MetricRow("scribe_integrity_alarm", _G, "", "1 while the node has found its data wrong, by alarm", ("alarm",)),
+        MetricRow(
+            "scribe_verification_failures_total", _C, "findings", "Times the node found its data wrong", ("alarm",)
+        ),
         MetricRow("scribe_compaction_running", _G, "", "1 while an operator's compaction of this node is under way"),
         MetricRow("scribe_compaction_entries_left", _G, "entries", "Log entries that it has still to drop"),
         MetricRow("scribe_compaction_bytes_left", _G, "bytes", "Free room in the file that it is shortening"),

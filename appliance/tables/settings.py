@@ -201,6 +201,23 @@ class SecuritySettings(Section, frozen=True):
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
+class LogSettings(Section, frozen=True):
+    """`[log]`: the ledger as a transparency log: signed checkpoints, tiles, proofs."""
+
+    key_file: Annotated[
+        str,
+        row(
+            "Private key that checkpoints are signed with, the same on all nodes, mode 0600; empty means that this "
+            "node signs none"
+        ),
+    ] = ""
+    public: Annotated[bool, row("Checkpoints, tiles, entries and proofs under /log/ need no API key")] = False
+    checkpoint_interval: Annotated[
+        float,
+        row("Least time between two checkpoints; one is published only when the tree grew", unit="s", ge=0.1, le=3600),
+    ] = 1.0
+
+
 class LoggingSettings(Section, frozen=True):
     """`[logging]`: ECS JSON lines."""
 
@@ -245,6 +262,7 @@ class Settings(Section, frozen=True):
     performance: PerformanceSettings = field(default_factory=PerformanceSettings)
     consensus: ConsensusSettings = field(default_factory=ConsensusSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    log: LogSettings = field(default_factory=LogSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     audit: AuditSettings = field(default_factory=AuditSettings)

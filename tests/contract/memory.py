@@ -15,6 +15,8 @@ from appliance.node.ports import DamagedEntry, EntriesUnavailable, StoredLog
 from appliance.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta, entry_intact
 from appliance.raft.state import decode_configuration
 
+from .memory_tree import MemoryTree
+
 
 class MemoryLogDisk:
     """What `raft.db` holds."""
@@ -121,6 +123,7 @@ class MemoryLedgerStore(MemoryLedger):
         self._disk = disk
         self._pending: list[tuple[tuple[Changes, ...], Summary, bytes]] = []
         self._taken: list[Changes] = []
+        self.tree = MemoryTree(lambda: disk.ledger.leaves)
         self._become(disk.ledger)
 
     def _become(self, ledger: MemoryLedger) -> None:

@@ -13,8 +13,12 @@ from appliance.adapters.ledger_rows import decode_summary
 from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, encode_write
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.memory import MemoryLedger
+from appliance.ledger.tile_paths import TILE_WIDTH, TileId
+from appliance.ledger.tiles import TILE_BYTES
 from appliance.node.ports import LedgerStore
 from appliance.raft.messages import Configuration, Entry, EntryKind, Member, MemberRole, SnapshotMeta, make_entry
+
+from .memory_tree import MemoryTree, naive_root
 
 CLUSTER_ID = "0123456789abcdef" * 2
 START_US = 1_795_462_000_000_000
@@ -94,6 +98,7 @@ def model_content(model: MemoryLedger) -> dict[str, object]:
         "summary": summary,
         "meta": meta,
         "leaves": [msgspec.structs.astuple(leaf) for leaf in model.leaves],
+        "tiles": model_tiles(model),
         "heads": sorted((key, *map(int, msgspec.structs.astuple(head))) for key, head in model.heads.items()),
         "refusals": sorted(
             tuple(str(v) if isinstance(v, str) else v for v in msgspec.structs.astuple(refusal))
@@ -106,6 +111,14 @@ def model_content(model: MemoryLedger) -> dict[str, object]:
     }
 
 
+def model_tiles(model: MemoryLedger) -> list[tuple[int, bytes, bytes]]:
+    """Place, root and hashes of the whole tiles of level 0; the sequence is too short for one of level 1."""
+    tree = MemoryTree(lambda: model.leaves)
+    tiles = [tree.tile(TileId(0, index)) for index in range(len(model.leaves) // TILE_WIDTH)]
+    hashes = [[tile[at : at + 32] for at in range(0, TILE_BYTES, 32)] for tile in tiles]
+    return [(index, naive_root(hashes[index]), tile) for index, tile in enumerate(tiles)]
+
+
 def file_content(path: Path) -> dict[str, object]:
     """Everything in a ledger file, read past the store."""
     db = apsw.Connection(str(path))
@@ -116,6 +129,7 @@ def file_content(path: Path) -> dict[str, object]:
             "summary": decode_summary(meta["summary"]),
             "meta": meta["snapshot_meta"],
             "leaves": db.execute("SELECT leaf_index, raft_index, leaf, salt, value FROM leaves ORDER BY 1").fetchall(),
+            "tiles": db.execute("SELECT * FROM tiles ORDER BY place").fetchall(),
             "heads": db.execute("SELECT * FROM heads ORDER BY key").fetchall(),
             "refusals": db.execute("SELECT * FROM refusals ORDER BY 1, 2").fetchall(),
             "answers": db.execute("SELECT * FROM answers ORDER BY 1, 2").fetchall(),

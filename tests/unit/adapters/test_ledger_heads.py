@@ -89,7 +89,7 @@ def test_a_mark_that_makes_no_sense_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_file_of_format_1_is_taken_over(tmp_path: Path) -> None:
-    """There, `heads` is a table that never lags, and no mark is stored."""
+    """There, `heads` is a table that never lags, no mark is stored, and there are no tiles."""
     path = tmp_path / "ledger.db"
     store = SqliteLedgerStore(path, 0, CLUSTER_ID)
     store.load()
@@ -98,6 +98,7 @@ def test_a_file_of_format_1_is_taken_over(tmp_path: Path) -> None:
     store.close()
     db = apsw.Connection(str(path))
     heads = db.execute("SELECT * FROM heads").fetchall()
+    db.execute("DROP TABLE tiles")
     db.execute("DROP VIEW heads")
     db.execute("ALTER TABLE stored_heads RENAME TO heads")
     db.executemany("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?, ?)", heads)

@@ -150,7 +150,7 @@ def test_stack_nodes_get_their_own_certificate_and_no_secret_of_others(tmp_path:
     for number in (1, 2, 3):
         home = tmp_path / f"node{number}"
         names = {path.name for path in home.iterdir()}
-        assert names == {"config.toml", "api-keys.json", "ca.crt", "peer.crt", "peer.key"}
+        assert names == {"config.toml", "api-keys.json", "ca.crt", "peer.crt", "peer.key", "log.key"}
         identity = certificate_identity(home / "peer.crt")
         assert identity is not None
         assert (identity.cluster_id, identity.node_id) == (cluster_id, number)

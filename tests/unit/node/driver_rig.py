@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 
 from appliance.adapters.clock import SystemClock
+from appliance.adapters.ed25519 import SigningKey
 from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.telemetry.metrics import Registry
 from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, WriteResult, encode_write
+from appliance.ledger.note import SignatureType
 from appliance.node.bootstrap import founding_entry
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
@@ -25,6 +27,7 @@ from appliance.node.handover import UNFITNESS_CALL
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerEvents, SnapshotFile
 from appliance.node.ports import DiskFull, Identity
+from appliance.node.publishing import Publishing
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
@@ -205,6 +208,8 @@ class Rig:
             tracer=NoTracer(),
             on_fatal=self.fatal.append,
         )
+        self.log_key = SigningKey(f"scribe-ledger/{CLUSTER_ID}/1", SignatureType.ED25519, bytes(range(32)))
+        self.publishing = Publishing(self.driver, self.log_key, 1.0, 5.0)
         self.service = Service(
             self.driver,
             ledger_path=directory / "ledger.db",
@@ -212,6 +217,7 @@ class Rig:
             idempotency_keys=100,
             concurrency_max=100,
             write_timeout_s=5.0,
+            publishing=self.publishing,
             instruments=registry,
         )
 

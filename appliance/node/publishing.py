@@ -1,0 +1,228 @@
+"""Checkpoints: the leader publishes a size of the tree now and then, by an entry of the log, and any node signs it.
+
+All nodes publish the same sizes, and, since Ed25519 knows no chance, under the same key the same bytes. Nothing is
+signed before what was written since the last one was read back from the file, hashed again, and found to lead to the
+root that was worked out when it was applied: damage on one disk becomes an alarm, and never a signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
+from appliance.ledger.commands import FEATURE_CHECKPOINTS, WriteResult, encode_checkpoint
+from appliance.ledger.note import Note
+from appliance.ledger.state import PublishedTree
+from appliance.node.findings import Finding
+from appliance.node.ports import DamagedFile, LeavesUnavailable, LogKey, StorageError
+from appliance.raft.core import NotLeader
+from appliance.tables.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from appliance.node.driver import Driver
+
+SIGNED_KEPT: Final = 8  # latest checkpoints that need not be signed again
+_US: Final = 1_000_000
+
+
+class SignedTree(NamedTuple):
+    """A checkpoint that this node has signed.
+
+    Attributes:
+        tree: what it says, and which entry published it.
+        note: its signed note, with the log's signature alone.
+    """
+
+    tree: PublishedTree
+    note: Note
+
+
+class Publishing:
+    """Publishes and signs.
+
+    Args:
+        driver: the running node.
+        key: of the log; None when the configuration names none.
+        interval_s: least time between two checkpoints, by the stamps of the log.
+        timeout_s: how long a caller waits for one.
+    """
+
+    def __init__(self, driver: Driver, key: LogKey | None, interval_s: float, timeout_s: float) -> None:
+        self._driver = driver
+        self._key = key
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._checked = driver.applier.machine.published  # what was written behind it is read back before it is signed
+        self._signed: dict[int, SignedTree] = {}
+        self._work: asyncio.Task[None] | None = None
+        self._stored_size = 0  # leaves that the ledger file is known to hold
+        self._installed_index = driver.installed_index
+        self._proposed = False
+
+    @property
+    def key(self) -> LogKey | None:
+        """The log's key."""
+        return self._key
+
+    async def run(self) -> None:
+        """While this node leads, publish what has grown, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            self.publish_if_due()
+
+    def publish_if_due(self) -> None:
+        """Propose the entry that publishes the tree, if this node leads and there is something to publish."""
+        driver = self._driver
+        machine = driver.applier.machine
+        if self._proposed or driver.room.full or driver.failure or not driver.can_propose():
+            return
+        if machine.tree_size <= machine.published.tree_size or not self._all_understand():
+            return
+        stamp_us = driver.next_stamp_us()
+        due_us = machine.published.timestamp_us + round(self._interval_s * _US)
+        if stamp_us < max(due_us, machine.paused_until_us):
+            return
+
+        def settled(_outcome: WriteResult | ApplianceError) -> None:
+            self._proposed = False
+
+        try:
+            driver.propose(encode_checkpoint(stamp_us), "", settled)
+        except NotLeader:
+            return
+        self._proposed = True
+
+    def _all_understand(self) -> bool:
+        """A node that does not know what a checkpoint is would stop at one: members of older versions put them off."""
+        hellos, core = self._driver.members.hellos, self._driver.core
+        assert core is not None
+        others = (m.node_id for m in core.state.configuration.members if m.node_id != self._driver.identity.node_id)
+        return all(node_id not in hellos or FEATURE_CHECKPOINTS in hellos[node_id].features for node_id in others)
+
+    # -- signing
+
+    async def latest(self, size_min: int = 0) -> SignedTree:
+        """The latest checkpoint, of so many leaves at least; waits for it, in memory and on disk.
+
+        Raises:
+            ApplianceError: `not_published` when it does not come in time, `verification_failed`, `no_log_key`.
+        """
+        if self._key is None:
+            raise ApplianceError(
+                "no_log_key",
+                "This node has no key to sign checkpoints with ([log] key_file); `appliance init` makes it.",
+            )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    tree = await self._published(max(1, size_min))
+                    signed = self._signed.get(tree.tree_size)
+                    if signed is not None:
+                        return signed
+                    if self._work is None:  # goes on when who asked has left; whoever comes meanwhile waits for it, too
+                        self._work = asyncio.create_task(self._sign(self._key, tree))
+                        self._work.add_done_callback(self._worked)
+                    await asyncio.shield(self._work)
+        except TimeoutError:
+            raise self._not_published(size_min) from None
+
+    async def signed(self, tree: PublishedTree) -> SignedTree:
+        """A tree that was published some time ago. Raises as `latest`, which signs a newer one on the way: what is
+        older than a tree that was found right is right, if it has its place in it.
+        """
+        latest = await self.latest(tree.tree_size)
+        held = self._signed.get(tree.tree_size)
+        if held is not None:
+            return held
+        assert self._key is not None
+        store = self._driver.ledger_store.tree
+        try:
+            root = await asyncio.to_thread(store.root, tree.tree_size)
+        except (StorageError, LeavesUnavailable) as error:
+            raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
+        if root != tree.root:
+            self._driver.findings.report(
+                Finding.PROOF_FAILED, f"the tree of {tree.tree_size} leaves has not the root that was published"
+            )
+            raise self.failed()
+        assert latest.tree.tree_size >= tree.tree_size
+        return self._keep(self._key, tree)
+
+    def _keep(self, key: LogKey, tree: PublishedTree) -> SignedTree:
+        text = Checkpoint(key.verifier_key.name, tree.tree_size, tree.root)
+        signed = self._signed[tree.tree_size] = SignedTree(tree, sign_checkpoint(text, key.verifier_key, key.sign))
+        while len(self._signed) > SIGNED_KEPT:
+            del self._signed[min(self._signed)]
+        return signed
+
+    def _worked(self, work: asyncio.Task[None]) -> None:
+        self._work = None
+        if not work.cancelled():
+            work.exception()  # who waited has it; nobody may have
+
+    async def _published(self, size_min: int) -> PublishedTree:
+        driver = self._driver
+        while driver.applier.machine.published.tree_size < size_min:
+            await driver.published_waiters.add(size_min)
+        return driver.applier.machine.published
+
+    def _not_published(self, size_min: int) -> ApplianceError:
+        held = self._driver.applier.machine.published.tree_size
+        wanted = f"of {size_min} leaves" if size_min > 1 else "at all"
+        detail = f"This node knows no checkpoint {wanted} yet; its latest is of {held}. Ask again, or another node."
+        return ApplianceError("not_published", detail)
+
+    async def _sign(self, key: LogKey, tree: PublishedTree) -> None:
+        await self.stored(tree.tree_size)
+        driver = self._driver
+        if driver.findings.detail(Finding.PROOF_FAILED):
+            raise self.failed()
+        checked = self._checked
+        first = checked.tree_size if checked.tree_size <= tree.tree_size else 0
+        try:
+            await asyncio.to_thread(driver.ledger_store.tree.recheck, first, tree.tree_size, tree.root)
+        except DamagedFile as error:
+            driver.findings.report(Finding.PROOF_FAILED, error.detail)
+            raise self.failed() from error
+        except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to
+            raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
+        self._checked = tree
+        self._keep(key, tree)
+
+    async def wait(self, size: int) -> None:
+        """Wait until a tree of so many leaves is published and stored. Raises `ApplianceError`: `not_published`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._published(size)
+                await self.stored(size)
+        except TimeoutError:
+            raise self._not_published(size) from None
+
+    async def stored(self, size: int) -> None:
+        """Wait until the ledger file holds the leaves of a published tree. Raises `ApplianceError`."""
+        driver = self._driver
+        if driver.installed_index != self._installed_index:  # the file was checked whole before it took its place
+            self._installed_index = driver.installed_index
+            self._signed.clear()
+            self._checked, self._stored_size = driver.applier.machine.published, 0
+        if size <= self._stored_size:
+            return
+        tree = driver.applier.machine.published
+        try:
+            while await driver.keeper.flushed() < tree.raft_index:
+                if driver.keeper.is_resting() or driver.room.full:
+                    raise ApplianceError("not_published", "The ledger file is at rest, or waits for room. Ask later.")
+                await asyncio.sleep(driver.settings.flush_interval_s)  # the log has to be synced that far first
+        except StorageError as error:
+            raise ApplianceError("unhealthy", f"The ledger file cannot be read: {error}") from error
+        self._stored_size = tree.tree_size
+
+    def failed(self) -> ApplianceError:
+        """What is answered once stored leaves were found wrong."""
+        detail = self._driver.findings.detail(Finding.PROOF_FAILED)
+        return ApplianceError(
+            "verification_failed",
+            f"This node's ledger file is damaged: {detail}. It signs nothing any more. Ask another node, and resync "
+            "this one with `appliance cluster resync`.",
+        )

@@ -1,0 +1,198 @@
+"""Checkpoints: when the leader publishes, what any node signs, and what it refuses to sign."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import apsw
+import pytest
+from driver_rig import LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
+
+from appliance.adapters.ed25519 import verify as ed25519_verify
+from appliance.ledger.checkpoint import open_checkpoint
+from appliance.ledger.commands import Op, Operation, WriteRequest, encode_checkpoint, encode_cosignatures
+from appliance.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
+from appliance.ledger.note import Ed25519Verifier, parse_note
+from appliance.ledger.tile_paths import BundleId, TileId
+from appliance.node.api import CheckpointAnswer
+from appliance.node.peer_ports import Hello
+from appliance.node.ports import Identity
+from appliance.node.publishing import Publishing
+from appliance.raft.messages import Configuration, Entry, EntryKind, make_entry
+from appliance.tables.errors import ApplianceError
+
+pytestmark = pytest.mark.anyio
+
+SECOND_US = 1_000_000
+
+
+def checkpoint_at(index: int, stamp_us: int) -> Entry:
+    """The leader's entry that publishes."""
+    return make_entry(TERM, index, EntryKind.NORMAL, encode_checkpoint(stamp_us))
+
+
+async def error_of(work: Awaitable[object]) -> ApplianceError:
+    with pytest.raises(ApplianceError) as caught:
+        await asyncio.wait_for(work, WAIT_S)
+    return caught.value
+
+
+async def write(rig: Rig, key: str) -> int:
+    request = WriteRequest((Operation(Op.PUT, key, b"v"),), "tester", "r")
+    return (await rig.service.write(request)).results[0].leaf_index
+
+
+def opened(rig: Rig, answer: CheckpointAnswer) -> None:
+    """The note says what the answer says, and the log has signed it."""
+    checkpoint = open_checkpoint(answer.note, Ed25519Verifier(rig.log_key.verifier_key, ed25519_verify)).checkpoint
+    assert (checkpoint.size, checkpoint.root) == (answer.size, answer.root)
+
+
+def published_size(rig: Rig) -> int:
+    return rig.driver.applier.machine.published.tree_size
+
+
+async def publish(rig: Rig) -> None:
+    """Have the leader publish what it has, as if the interval were over."""
+    rig.clock.ahead_us += 2 * SECOND_US
+    size = rig.driver.applier.machine.tree_size
+    rig.publishing.publish_if_due()
+    await until(lambda: published_size(rig) == size, "the tree to be published")
+
+
+async def test_the_leader_publishes_what_has_grown_once_an_interval(rig: Rig, peers: Peers) -> None:
+    core = rig.driver.core
+    assert core is not None
+    rig.publishing.publish_if_due()
+    assert published_size(rig) == 0, "nothing has been written"
+    await write(rig, "a")
+    await publish(rig)
+    last_index = core.state.log.last_index
+    rig.clock.ahead_us += 2 * SECOND_US
+    rig.publishing.publish_if_due()
+    assert core.state.log.last_index == last_index, "nothing has grown"
+    await write(rig, "b")
+    rig.clock.ahead_us -= 2 * SECOND_US
+    rig.publishing.publish_if_due()
+    assert published_size(rig) == 1, "the interval is not over"
+    await publish(rig)
+    assert published_size(rig) == 2
+
+
+async def test_a_checkpoint_is_signed_once_the_file_holds_its_tree(rig: Rig, peers: Peers) -> None:
+    leaf_index = await write(rig, "a")
+    waiting = asyncio.create_task(rig.service.receipt(leaf_index))
+    await publish(rig)
+    receipt = await asyncio.wait_for(waiting, WAIT_S)
+    opened(rig, receipt.checkpoint)
+    assert verify_inclusion(leaf_hash(receipt.leaf), leaf_index, 1, receipt.path, receipt.checkpoint.root)
+    first = await rig.service.checkpoint()
+    assert first == receipt.checkpoint
+    for key in "bcd":
+        await write(rig, key)
+    await publish(rig)
+    second = await rig.service.checkpoint()
+    opened(rig, second)
+    proof = await rig.service.consistency(first.size, second.size)
+    assert verify_consistency(first.size, second.size, proof, first.root, second.root)
+    assert await rig.service.inclusion(2, 4) == list((await rig.service.prove("c")).path)
+    assert (await rig.service.tile(TileId(0, 0, 4)))[:32] == leaf_hash(receipt.leaf)
+    assert (await rig.service.entries(BundleId(0, 4)))[0] == receipt.leaf
+
+
+async def test_every_node_signs_the_same_bytes(rig: Rig) -> None:
+    """Under the leader's entries a follower publishes the sizes that the leader published, and no others."""
+    rig.take([put(2), checkpoint_at(3, 3), put(4)], commit=4)
+    await until(lambda: rig.driver.applier.applied_index == 4, "everything is applied")
+    rig.publishing.publish_if_due()
+    answer = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    assert answer.size == 1
+    opened(rig, answer)
+    again = await asyncio.wait_for(Publishing(rig.driver, rig.log_key, 1.0, 5.0).latest(), WAIT_S)
+    assert parse_note(answer.note) == again.note
+
+
+async def test_who_asks_for_more_than_there_is_waits_and_is_told(rig: Rig) -> None:
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    short = Publishing(rig.driver, rig.log_key, 1.0, 0.05)
+    assert (await short.latest(1)).tree.tree_size == 1
+    error = await error_of(short.latest(2))
+    assert (error.code, error.row.status, error.row.retryable) == ("not_published", 503, True)
+    assert (await error_of(short.wait(2))).code == "not_published"
+    waiting = asyncio.create_task(rig.service.tile(TileId(0, 0, 2)))
+    rig.take([put(4), checkpoint_at(5, 5)], commit=5)
+    assert len(await asyncio.wait_for(waiting, WAIT_S)) == 64
+
+
+async def test_a_node_without_the_key_says_so(rig: Rig) -> None:
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    assert (await error_of(Publishing(rig.driver, None, 1.0, 5.0).latest())).code == "no_log_key"
+
+
+async def test_what_was_damaged_since_the_last_checkpoint_is_never_signed(rig: Rig) -> None:
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    rig.take([put(4), checkpoint_at(5, 5)], commit=5)
+    await until(lambda: rig.driver.applier.applied_index == 5, "everything is applied")
+    await asyncio.wait_for(rig.service.settle(), WAIT_S)
+    db = apsw.Connection(str(rig.driver.settings.directory / "ledger.db"))
+    db.execute("UPDATE leaves SET leaf = CAST(replace(CAST(leaf AS TEXT), 'k4', 'k5') AS BLOB) WHERE leaf_index = 1")
+    db.close()
+    error = await error_of(rig.service.checkpoint())
+    assert (error.code, error.row.status) == ("verification_failed", 500)
+    assert rig.service.health().alarms == ("proof_failed",)
+    assert "ledger.integrity" in rig.log.events
+    rig.take([put(6), checkpoint_at(7, 7)], commit=7)
+    await until(lambda: rig.driver.applier.applied_index == 7, "everything is applied")
+    assert (await error_of(rig.service.checkpoint())).code == "verification_failed", "nor is what comes after it"
+
+
+async def test_a_value_that_was_changed_is_not_proven(rig: Rig, peers: Peers) -> None:
+    await write(rig, "a")
+    await publish(rig)
+    await asyncio.wait_for(rig.service.prove("a"), WAIT_S)
+    db = apsw.Connection(str(rig.driver.settings.directory / "ledger.db"))
+    db.execute("UPDATE leaves SET value = CAST('w' AS BLOB)")
+    db.close()
+    error = await error_of(rig.service.prove("a"))
+    assert error.code == "verification_failed"
+    assert "value of leaf 0" in error.detail
+
+
+async def test_what_witnesses_say_is_shown_with_the_tree_that_they_saw(rig: Rig) -> None:
+    line = "\u2014 witness.example/w AAAAAAAA"
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    answer = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    cosigned = make_entry(TERM, 4, EntryKind.NORMAL, encode_cosignatures(4, 1, [line]))
+    rig.take([cosigned, put(5), checkpoint_at(6, 6)], commit=6)
+    await until(lambda: rig.driver.applier.applied_index == 6, "everything is applied")
+    later = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    assert later.note == answer.note + f"{line}\n".encode(), "it is not much older than the latest"
+    much_later = 6 + 61 * SECOND_US
+    rig.take([put(7), checkpoint_at(8, much_later)], commit=8)
+    await until(lambda: rig.driver.applier.applied_index == 8, "everything is applied")
+    newest = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    assert newest.size == 3
+    assert len(parse_note(newest.note).signatures) == 1
+
+
+async def test_a_pause_publishes_what_is_about_to_rest(rig: Rig, peers: Peers) -> None:
+    leaf_index = await write(rig, "a")
+    await asyncio.wait_for(rig.service.pause_writes(60.0, "carol", "p"), WAIT_S)
+    assert published_size(rig) == 1
+    await asyncio.wait_for(rig.service.receipt(leaf_index), WAIT_S)
+    last_index = rig.driver.applier.applied_index
+    rig.publishing.publish_if_due()
+    assert rig.driver.applier.applied_index == last_index
+
+
+async def test_nothing_is_published_beside_a_node_that_would_stop_at_it(rig: Rig, peers: Peers) -> None:
+    await write(rig, "a")
+    old = Hello("0", 1, ("pauses",), Identity("0" * 32, LEADER, LEADER * 10), "", "", 0, Configuration())
+    rig.driver.members.hellos[LEADER] = old
+    rig.clock.ahead_us += 2 * SECOND_US
+    rig.publishing.publish_if_due()
+    await write(rig, "b")
+    assert published_size(rig) == 0
+    assert ME != LEADER
