@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from appliance.node.driver import Driver
+from appliance.node.members import standing
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, Role
 from appliance.tables.errors import ApplianceError
@@ -91,6 +92,9 @@ class Leadership:
                 "no_quorum",
                 refusal or f"The cluster is not founded yet: {waiting}. Start the nodes that are missing.",
             )
+        outside = standing(driver.core, driver.members.hellos)
+        if outside:
+            return ApplianceError("no_leader", f"No leader can be asked from here: {outside}.")
         reached = self._voters_reached(driver.core)
         if reached < len(driver.core.state.voters) // 2 + 1:
             return self._no_quorum(reached, len(driver.core.state.voters))

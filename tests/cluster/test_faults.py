@@ -204,27 +204,6 @@ def log_of(cluster: Cluster, node: int) -> str:
     return "".join(p.read_text() for p in (cluster.files.directory / f"node{node}" / "log").glob("*.log"))
 
 
-def test_a_node_whose_directory_was_cleared_founds_nothing(cluster: Cluster) -> None:
-    """Rejoining as a learner comes with membership changes; until then it must wait, say why, and do no harm."""
-    cluster.put(1, "kept", b"x")
-    wiped = cluster.followers()[0]
-    cluster.kill(wiped)
-    for path in (cluster.files.directory / f"node{wiped}" / "data").iterdir():
-        path.unlink()
-    cluster.start(wiped)
-
-    def refusal() -> str | None:
-        try:
-            answer = cluster.get(wiped, "/health", timeout=2)
-        except httpx.TransportError:
-            return None
-        reasons = answer.json().get("reasons", [])
-        return next((r for r in reasons if "another incarnation" in r), None)
-
-    await_value(refusal, "the wiped node to say why it waits")
-    assert cluster.put(cluster.leader(), "still", b"served").status_code == 200
-
-
 def test_a_rotated_log_file_is_reopened(cluster: Cluster) -> None:
     log = next((cluster.files.directory / "node1" / "log").glob("*.log"))
     moved = log.with_suffix(".log.1")

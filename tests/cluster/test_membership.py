@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.cluster.chaos import await_back, incarnation, wipe
 from tests.cluster.harness import Cluster, await_value, running_cluster
 from tests.cluster.writer import Writer
 
@@ -42,26 +43,6 @@ def remove(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
 def voters(cluster: Cluster, node: int) -> set[int]:
     members = cluster.get(node, "/cluster/nodes").json()["nodes"]
     return {m["node_id"] for m in members if m["role"] == "voter"}
-
-
-def incarnation(cluster: Cluster, through: int, node: int) -> str:
-    members = cluster.get(through, "/cluster/nodes").json()["nodes"]
-    return next(m["incarnation"] for m in members if m["node_id"] == node)
-
-
-def wipe(cluster: Cluster, node: int) -> None:
-    """kill -9, and clear the data directory."""
-    cluster.kill(node)
-    data = cluster.files.directory / f"node{node}" / "data"
-    for path in data.iterdir():
-        path.unlink()
-
-
-def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "") -> None:
-    def is_back() -> bool:
-        return node in voters(cluster, through) and incarnation(cluster, through, node) != other_than
-
-    await_value(is_back, f"node {node} to be a voter", CHANGE_S)
 
 
 def check(cluster: Cluster, node: int, writer: Writer) -> None:
@@ -127,13 +108,10 @@ def test_a_wiped_follower_comes_back_by_itself(cluster: Cluster) -> None:
     with Writer(cluster, "w") as writer:
         writer.wait(30)
         node = cluster.followers()[0]
-        leader = cluster.leader()
-        before = incarnation(cluster, leader, node)
-        wipe(cluster, node)
+        before = wipe(cluster, node)
         writer.wait(30)
         cluster.start(node)
-        await_voter(cluster, leader, node, other_than=before)
-        cluster.wait_healthy(node)
+        await_back(cluster, node, before)
         writer.wait(30)
     cluster.agree()
     check(cluster, node, writer)
@@ -166,8 +144,7 @@ def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(
     with Writer(cluster, "w") as writer:
         writer.wait(30)
         node = cluster.followers()[0]
-        leader = cluster.leader()
-        before = incarnation(cluster, leader, node)
+        _, before = incarnation(cluster, cluster.leader(), node)
         data = cluster.files.directory / f"node{node}" / "data"
         cluster.stop(node)
         shutil.copytree(data, tmp_path / "copy")
@@ -177,7 +154,7 @@ def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(
         cluster.kill(node)
         restore(data, tmp_path / "copy")
         cluster.start(node)
-        await_voter(cluster, leader, node, other_than=before)
+        await_back(cluster, node, before)
         assert event in cluster.log(node)
         writer.wait(30)
     cluster.agree()
@@ -188,14 +165,45 @@ def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cl
     with Writer(cluster, "w") as writer:
         for node in (1, 2, 3):
             writer.wait(20)
-            through = next(n for n in cluster.processes if n != node)
-            before = incarnation(cluster, through, node)
-            wipe(cluster, node)
+            before = wipe(cluster, node)
             cluster.leader()
             cluster.start(node)
-            await_voter(cluster, through, node, other_than=before)
+            await_back(cluster, node, before)
     cluster.agree()
     check(cluster, 1, writer)
+
+
+def test_a_node_that_was_removed_while_it_was_down_says_so_and_disturbs_nobody(cluster: Cluster) -> None:
+    leader, gone = cluster.leader(), cluster.followers()[0]
+    cluster.kill(gone)
+    assert remove(cluster, leader, gone)["changed"] is True
+    lag = f'scribe_raft_peer_lag_entries{{peer="{gone}"}} 0'
+    await_value(lambda: lag in cluster.get(leader, "/metrics/prometheus").text, "the leader to forget it")
+    before = cluster.health(leader)
+    cluster.start(gone)
+    cluster.wait_answers(gone)
+
+    def says() -> str | None:
+        reasons = cluster.get(gone, "/health").json()["reasons"]
+        return next((reason for reason in reasons if "removed from the cluster" in reason), None)
+
+    reason = await_value(says, "it to say that it was removed")
+    assert "says node" in reason
+    assert "`appliance cluster add`" in reason
+    assert cluster.get(gone, "/cluster/info").json()["role"] == "outsider"
+    refused = cluster.put(gone, "refused", b"x").json()  # after two election time-outs
+    assert refused["code"] == "no_leader"
+    assert reason.partition(",")[0] in refused["detail"]
+    after = cluster.health(leader)
+    assert before is not None
+    assert after is not None
+    assert (after["leader_id"], after["term"]) == (before["leader_id"], before["term"])
+    assert says() is not None
+    assert cluster.put(leader, "kept", b"x").status_code == 200
+    assert add(cluster, leader, gone)["changed"] is True
+    cluster.wait_healthy(gone)
+    cluster.agree()
+    assert cluster.get(gone, "/kv/kept").content == b"x"
 
 
 def test_leadership_is_handed_to_whom_one_names(cluster: Cluster) -> None:
@@ -270,7 +278,7 @@ def test_the_live_quorum_is_not_given_away(cluster: Cluster) -> None:
         return answer
 
     answer = await_value(refusal, "a refusal")
-    refused(answer, "would lose its quorum")
+    refused(answer, "would lose its quorum", f"Start node {down} first", f"`appliance cluster remove {down}`")
     assert remove(cluster, other, down)["changed"] is True, "the one that is gone may be removed"
 
 
