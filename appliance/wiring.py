@@ -31,6 +31,7 @@ from appliance.adapters.telemetry.logs import EcsLog, route_stdlib
 from appliance.adapters.telemetry.loop_lag import sample_loop_lag
 from appliance.adapters.telemetry.metrics import Registry
 from appliance.adapters.telemetry.tracing import GatewayTracer, make_tracer
+from appliance.adapters.witness_address import parse_witness
 from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.app import create_app
@@ -39,6 +40,7 @@ from appliance.http.server import HttpServer
 from appliance.node.driver import Driver
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import hand_over
+from appliance.node.leadership import Leadership
 from appliance.node.ports import (
     Identity,
     IdentityCheck,
@@ -49,8 +51,10 @@ from appliance.node.ports import (
     Tracer,
 )
 from appliance.node.publishing import Publishing
+from appliance.node.reading import Reading
 from appliance.node.sampler import Sampler
 from appliance.node.service import Service
+from appliance.node.witnessing import Witnessing
 from appliance.tables.settings import Settings
 
 STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
@@ -125,6 +129,8 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         _watch(lag, "loop_lag", log),
         _watch(publishing.run(), "publishing", log),
     ]
+    if settings.log.witnesses:
+        tasks.append(_watch(_make_witnessing(settings, driver, publishing, registry, log).run(), "witnessing", log))
     log.info(
         "node.started",
         node_id=node_id,
@@ -354,6 +360,22 @@ def _make_publishing(settings: Settings, driver: Driver) -> Publishing:
                 f"cluster {driver.identity.cluster_id}. Set log.key_file to the key that `appliance init` made for it."
             )
     return Publishing(driver, key, settings.log.checkpoint_interval, settings.performance.write_timeout)
+
+
+def _make_witnessing(
+    settings: Settings, driver: Driver, publishing: Publishing, registry: Registry, log: Log
+) -> Witnessing:
+    from appliance.adapters.witness_client import WitnessClient  # httpx: 40 ms, and only who has witnesses needs it
+
+    return Witnessing(
+        driver,
+        publishing=publishing,
+        reading=Reading(driver, Leadership(driver), settings.performance.write_timeout),
+        witnesses=[WitnessClient(parse_witness(text)) for text in settings.log.witnesses],
+        timeout_s=settings.log.witness_timeout,
+        instruments=registry,
+        log=log,
+    )
 
 
 def _make_service(settings: Settings, driver: Driver, publishing: Publishing, registry: Registry) -> Service:

@@ -221,6 +221,54 @@ SECTIONS: Final[tuple[tuple[str, tuple[PanelRow, ...]], ...]] = (
         ),
     ),
     (
+        "Integrity and witnesses",
+        (
+            PanelRow(
+                "Leaves that are published and cosigned",
+                (
+                    *by_node("scribe_merkle_published_size"),
+                    (f"max by (witness) (scribe_witness_cosigned_size{NODES})", "cosigned by {{witness}}"),
+                ),
+                width=6,
+                help="Each node publishes the same sizes; witnesses follow within seconds.",
+            ),
+            PanelRow(
+                "Data found wrong",
+                (
+                    (f"scribe_integrity_alarm{NODES}", "{{alarm}} {{instance}}"),
+                    (
+                        f"increase(scribe_verification_failures_total{NODES}[1h])",
+                        "findings an hour {{alarm}} {{instance}}",
+                    ),
+                ),
+                width=6,
+                help="Always 0. LedgerIntegrity fires at once.",
+            ),
+            PanelRow(
+                "Age of the last cosignature",
+                (
+                    (
+                        f"time() - (max by (witness) (scribe_witness_cosigned_time_seconds{NODES}) > 0)",
+                        "{{witness}}",
+                    ),
+                ),
+                "s",
+                6,
+                help="A tree that does not grow is cosigned again every five minutes. WitnessStale fires beyond ten.",
+            ),
+            PanelRow(
+                "Checkpoints that a witness did not cosign, an hour",
+                (
+                    (
+                        f"sum by (witness, reason) (increase(scribe_witness_failures_total{NODES}[1h]))",
+                        "{{witness}} {{reason}}",
+                    ),
+                ),
+                width=6,
+            ),
+        ),
+    ),
+    (
         "Gateway and process",
         (
             PanelRow(

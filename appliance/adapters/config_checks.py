@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.adapters.peer_address import is_loopback, is_wildcard, split_address
+from appliance.adapters.witness_address import parse_witness
 from appliance.tables.settings import Settings
 
 Problem = tuple[str, str]  # dotted key, what is wrong and what to do
@@ -124,6 +125,21 @@ def _client_tls(settings: Settings) -> Iterator[Problem]:
         )
 
 
+def _witnesses(settings: Settings) -> Iterator[Problem]:
+    names: set[str] = set()
+    for text in settings.log.witnesses:
+        try:
+            name = parse_witness(text).key.name
+        except ValueError as error:
+            yield "log.witnesses", f"{text!r:.300}: {error}; write its submission prefix, a space and its verifier key"
+            continue
+        if name in names:
+            yield "log.witnesses", f"there are two of the name {name}; each has a name and a key of its own"
+        names.add(name)
+    if settings.log.witnesses and not settings.log.key_file:
+        yield "log.key_file", "must name a file, because log.witnesses cosign what is signed with it"
+
+
 def _files(settings: Settings) -> Iterator[Problem]:
     security, network = settings.security, settings.network
     secret_files = {"security.api_keys_file": security.api_keys_file, "security.tls.key_file": security.tls.key_file}
@@ -188,6 +204,12 @@ CROSS_CHECKS: tuple[CrossCheck, ...] = (
         "`client_host` leaves loopback only with `[security.tls]` or `behind_gateway = true`.",
         ("network.client_host", "network.behind_gateway", "security.tls.cert_file", "security.tls.key_file"),
         _client_tls,
+    ),
+    CrossCheck(
+        "Each of `witnesses` is a URL, a space and a verifier key of type 0x04; their names differ, and there is a "
+        "`key_file`.",
+        ("log.witnesses", "log.key_file"),
+        _witnesses,
     ),
     CrossCheck(
         "Every file that is named exists; files with keys are mode 0600.",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, status, writes
+from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, status, witness, writes
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.output import report
 from appliance.cli.session import Output, open_session
@@ -156,6 +156,7 @@ app.add_typer(writes.app, name="writes")
 compact.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(node.app, name="node")
+app.add_typer(witness.app, name="witness")
 
 
 def run() -> None:

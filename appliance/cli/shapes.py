@@ -339,3 +339,11 @@ class ErrorReport(Shape, frozen=True):
     """Every failure with `--output json`, on standard error."""
 
     error: ErrorDetail
+
+
+class WitnessKey(Shape, frozen=True):
+    """`witness init`: the key in `file`; `verifier_key` is what logs and clients have to know of it."""
+
+    name: str
+    verifier_key: str
+    file: str

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.ledger import encoding
+from appliance.ledger.merkle import HASH_BYTES
 
 COMMAND_FORMAT: Final = 1
 SALT_BYTES: Final = encoding.SALT_BYTES
@@ -132,6 +133,25 @@ class CheckpointCommand(Struct, frozen=True, array_like=True, gc=False, tag="che
     timestamp_us: int
 
 
+class PublishedTree(Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A state of the tree that every node may sign.
+
+    Attributes:
+        tree_size: leaves; 0 while nothing was published.
+        root: root hash of that tree.
+        raft_index: index of the entry that published it.
+        timestamp_us: that entry's stamp, Unix microseconds.
+    """
+
+    tree_size: int = 0
+    root: bytes = b""
+    raft_index: int = 0
+    timestamp_us: int = 0
+
+
+NOTHING_PUBLISHED: Final = PublishedTree()
+
+
 class CosignaturesCommand(
     Struct, frozen=True, array_like=True, gc=False, tag="cosignatures", forbid_unknown_fields=True
 ):
@@ -140,7 +160,7 @@ class CosignaturesCommand(
     Attributes:
         format: `COMMAND_FORMAT`.
         timestamp_us: leader's stamp, Unix microseconds, never earlier than the stamp before it.
-        tree_size: of the checkpoint that they cosigned.
+        tree: the one that they cosigned; others may have been published since, so it is named whole.
         lines: their signature lines, without newlines; the leader has verified them.
     """
 
@@ -148,7 +168,7 @@ class CosignaturesCommand(
 
     format: int
     timestamp_us: int
-    tree_size: int
+    tree: PublishedTree
     lines: tuple[str, ...]
 
 
@@ -200,17 +220,21 @@ def encode_checkpoint(timestamp_us: int) -> bytes:
     return _encoder.encode(CheckpointCommand(COMMAND_FORMAT, timestamp_us))
 
 
-def encode_cosignatures(timestamp_us: int, tree_size: int, lines: Sequence[str]) -> bytes:
-    """Make the data of a log entry that keeps cosignatures beside the checkpoint of a size."""
+def encode_cosignatures(timestamp_us: int, tree: PublishedTree, lines: Sequence[str]) -> bytes:
+    """Make the data of a log entry that keeps cosignatures beside the checkpoint of a published tree."""
     assert 0 <= timestamp_us <= TIMESTAMP_US_MAX
-    command = CosignaturesCommand(COMMAND_FORMAT, timestamp_us, tree_size, tuple(lines))
+    command = CosignaturesCommand(COMMAND_FORMAT, timestamp_us, tree, tuple(lines))
     assert _are_cosignatures(command)
     return _encoder.encode(command)
 
 
 def _are_cosignatures(command: CosignaturesCommand) -> bool:
+    tree = command.tree
     return (
-        0 < command.tree_size <= encoding.INTEGER_MAX
+        0 < tree.tree_size <= encoding.INTEGER_MAX
+        and len(tree.root) == HASH_BYTES
+        and 0 < tree.raft_index <= encoding.INTEGER_MAX
+        and 0 <= tree.timestamp_us <= TIMESTAMP_US_MAX
         and 0 < len(command.lines) <= COSIGNATURES_MAX
         and all(len(line) <= COSIGNATURE_CHARACTERS_MAX and "\n" not in line for line in command.lines)
     )
@@ -233,7 +257,7 @@ def decode_command(data: bytes) -> Command:
         if not 0 <= command.until_us <= TIMESTAMP_US_MAX:
             raise UnknownCommand(f"the pause's end {command.until_us} is out of bounds")
     elif isinstance(command, CosignaturesCommand) and not _are_cosignatures(command):
-        raise UnknownCommand(f"the command's cosignatures of tree size {command.tree_size} are out of bounds")
+        raise UnknownCommand(f"the command's cosignatures of tree size {command.tree.tree_size} are out of bounds")
     if not 0 <= command.timestamp_us <= TIMESTAMP_US_MAX:
         raise UnknownCommand(f"the command's stamp {command.timestamp_us} is out of bounds")
     return command

@@ -24,6 +24,7 @@ from appliance.ledger.commands import (
     OperationResult,
     Outcome,
     PauseCommand,
+    PublishedTree,
     UnknownCommand,
     WriteCommand,
     WriteResult,
@@ -31,7 +32,7 @@ from appliance.ledger.commands import (
 )
 from appliance.ledger.encoding import INTEGER_MAX, LeafError, value_hash, write_leaf
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
-from appliance.ledger.state import Changes, Head, NewLeaf, PublishedTree, Refusal, StateView, StoredAnswer, Summary
+from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StateView, StoredAnswer, Summary
 
 __all__ = ["EXPIRY_INTERVAL_US", "LedgerMachine", "UnknownCommand"]
 
@@ -236,11 +237,9 @@ class LedgerMachine:
             self.published = PublishedTree(self._tree.size, self._tree.root(), index, self._last_timestamp_us)
 
     def _take_cosignatures(self, command: CosignaturesCommand) -> None:
-        """Keep what witnesses say of the tree that was published last, or of the one that they cosigned last."""
-        if command.tree_size == self.published.tree_size:
-            self.cosigned, self.cosignatures = self.published, command.lines
-        elif command.tree_size == self.cosigned.tree_size:
-            self.cosignatures = command.lines
+        """Keep what witnesses say of a tree, unless they have cosigned a larger one since."""
+        if self.cosigned.tree_size <= command.tree.tree_size <= self.published.tree_size:
+            self.cosigned, self.cosignatures = command.tree, command.lines
 
     def _pause(self, index: int, command: PauseCommand) -> tuple[Refusal, ...]:
         """Refuse the writes that follow for a time, or take them again; the latter means nothing without a pause."""

@@ -6,11 +6,11 @@ the changes in memory at once and writes them to disk in bulk, later.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from appliance.ledger.commands import Outcome, WriteResult
+from appliance.ledger.commands import NOTHING_PUBLISHED, Outcome, PublishedTree, WriteResult
 
 
 class Head(Struct, frozen=True, array_like=True, gc=False):
@@ -81,25 +81,6 @@ class Changes(Struct, frozen=True, array_like=True, gc=False):
     refusals: tuple[Refusal, ...] = ()
     answer: StoredAnswer | None = None
     forget_answers_before_us: int = 0  # expired idempotency keys to drop: those stamped earlier; 0 for none
-
-
-class PublishedTree(Struct, frozen=True, array_like=True, gc=False):
-    """A state of the tree that every node may sign.
-
-    Attributes:
-        tree_size: leaves; 0 while nothing was published.
-        root: root hash of that tree.
-        raft_index: index of the entry that published it.
-        timestamp_us: that entry's stamp, Unix microseconds.
-    """
-
-    tree_size: int = 0
-    root: bytes = b""
-    raft_index: int = 0
-    timestamp_us: int = 0
-
-
-NOTHING_PUBLISHED: Final = PublishedTree()
 
 
 class Summary(Struct, frozen=True, array_like=True, gc=False):

@@ -13,6 +13,7 @@ class Finding(StrEnum):
     PROOF_FAILED = "proof_failed"  # stored leaves do not lead to the root that was worked out when they were written
     DIVERGED = "diverged"  # a majority of the voters came to another state
     DIVERGENCE_SEEN = "divergence_seen"  # nodes came to different states, and no majority agrees
+    FORK_SEEN = "fork_seen"  # a witness has cosigned what does not lead to this log's tree
     STORAGE_ROTTEN = "storage_rotten"  # a scrub read something else than was written
 
 

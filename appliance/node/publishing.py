@@ -11,9 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
-from appliance.ledger.commands import FEATURE_CHECKPOINTS, WriteResult, encode_checkpoint
+from appliance.ledger.commands import FEATURE_CHECKPOINTS, PublishedTree, WriteResult, encode_checkpoint
 from appliance.ledger.note import Note
-from appliance.ledger.state import PublishedTree
 from appliance.node.findings import Finding
 from appliance.node.ports import DamagedFile, LeavesUnavailable, LogKey, StorageError
 from appliance.raft.core import NotLeader
@@ -75,9 +74,7 @@ class Publishing:
         """Propose the entry that publishes the tree, if this node leads and there is something to publish."""
         driver = self._driver
         machine = driver.applier.machine
-        if self._proposed or driver.room.full or driver.failure or not driver.can_propose():
-            return
-        if machine.tree_size <= machine.published.tree_size or not self._all_understand():
+        if self._proposed or machine.tree_size <= machine.published.tree_size or not self.may_propose():
             return
         stamp_us = driver.next_stamp_us()
         due_us = machine.published.timestamp_us + round(self._interval_s * _US)
@@ -93,11 +90,16 @@ class Publishing:
             return
         self._proposed = True
 
-    def _all_understand(self) -> bool:
-        """A node that does not know what a checkpoint is would stop at one: members of older versions put them off."""
-        hellos, core = self._driver.members.hellos, self._driver.core
+    def may_propose(self) -> bool:
+        """Whether this node leads, has room, and all members know what stands in the log for checkpoints: a node that
+        does not would stop at it, so members of older versions put them off.
+        """
+        driver = self._driver
+        if driver.room.full or driver.failure or not driver.can_propose():
+            return False
+        hellos, core = driver.members.hellos, driver.core
         assert core is not None
-        others = (m.node_id for m in core.state.configuration.members if m.node_id != self._driver.identity.node_id)
+        others = (m.node_id for m in core.state.configuration.members if m.node_id != driver.identity.node_id)
         return all(node_id not in hellos or FEATURE_CHECKPOINTS in hellos[node_id].features for node_id in others)
 
     # -- signing

@@ -50,6 +50,7 @@ class Sampler:
                 "scribe_raft_snapshot_index",
                 "scribe_raft_proposals_pending",
                 "scribe_merkle_tree_size",
+                "scribe_merkle_published_size",
                 "scribe_idempotency_keys",
             )
         }
@@ -89,6 +90,7 @@ class Sampler:
             "scribe_raft_durable_index": driver.keeper.durable_index,
             "scribe_raft_proposals_pending": len(driver.writes),
             "scribe_merkle_tree_size": figures.tree_size,
+            "scribe_merkle_published_size": driver.applier.machine.published.tree_size,
             "scribe_idempotency_keys": driver.applier.machine.answer_count,
         }
         if state is not None:

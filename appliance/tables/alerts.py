@@ -175,6 +175,34 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             "Backup and Restore",
         ),
         AlertRow(
+            "LedgerIntegrity",
+            f"max by (job, instance, alarm) (scribe_integrity_alarm{_J}) == 1",
+            0,
+            Severity.CRITICAL,
+            "The ledger is not what it was",
+            "{{ $labels.instance }} has found its data wrong: {{ $labels.alarm }}",
+            "The event `ledger.integrity` in that node's log says what it found. `proof_failed` and `storage_rotten`: "
+            "its disk; `diverged`: its state. Keep a copy of its data directory, and resync it from the others. "
+            "`divergence_seen`: no majority agrees; pause writes, and compare the nodes. `fork_seen`: a witness has "
+            "cosigned what this log does not continue. Was the log set back under its old key? Keep the witness's "
+            "state file: it holds what the log signed.",
+            "Incident Response",
+        ),
+        AlertRow(
+            "WitnessStale",
+            # The maximum: a node that has just started does not know of cosignatures that newer ones have replaced.
+            f"time() - max by (job, witness) (scribe_witness_cosigned_time_seconds{_J}) > 600\n"
+            f"and on (job)\nmax by (job) (scribe_merkle_published_size{_J}) > 0\n"
+            f"unless on (job)\nmax by (job) (scribe_writes_paused{_J}) == 1",
+            300,
+            Severity.WARNING,
+            "A witness does not cosign",
+            "The witness {{ $labels.witness }} has cosigned nothing for a quarter of an hour",
+            "`scribe_witness_failures_total` says how it fails, the leader's event `witness.failed` why. Checkpoints "
+            "are published without it; clients that insist on its cosignature go on with older ones, or stop.",
+            "Incident Response",
+        ),
+        AlertRow(
             "LeaderChangesFrequent",
             f"max by (job) (increase(scribe_raft_leader_changes_total{_J}[15m])) > 3",
             0,

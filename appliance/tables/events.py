@@ -50,6 +50,13 @@ EVENTS: Mapping[str, EventRow] = {
     for row in (
         # Ledger
         EventRow("ledger.integrity", _E, "{alarm}: {reason}", ("alarm", "reason")),
+        EventRow("witness.failed", _W, "Witness {witness} did not cosign: {reason}", ("witness", "failure", "reason")),
+        EventRow(
+            "witness.cosigns",
+            _I,
+            "Witness {witness} cosigns again, after {failures} times",
+            ("witness", "failures"),
+        ),
         # Node
         EventRow("node.starting", _I, "Node {node_id} starts, version {version}", ("node_id", "version", "data_dir")),
         EventRow("node.started", _I, "Node {node_id} is up", ("node_id", "cluster_id", "address", "raft_address")),

@@ -104,6 +104,27 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow(
             "scribe_verification_failures_total", _C, "findings", "Times the node found its data wrong", ("alarm",)
         ),
+        MetricRow(
+            "scribe_witness_cosigned_size",
+            _G,
+            "leaves",
+            "Leaves in the last tree that a witness cosigned",
+            ("witness",),
+        ),
+        MetricRow(
+            "scribe_witness_cosigned_time_seconds",
+            _G,
+            "s",
+            "Unix time of its last cosignature, 0 while none is known",
+            ("witness",),
+        ),
+        MetricRow(
+            "scribe_witness_failures_total",
+            _C,
+            "submissions",
+            "On the leader: checkpoints that a witness did not cosign, by reason",
+            ("witness", "reason"),
+        ),
         MetricRow("scribe_compaction_running", _G, "", "1 while an operator's compaction of this node is under way"),
         MetricRow("scribe_compaction_entries_left", _G, "entries", "Log entries that it has still to drop"),
         MetricRow("scribe_compaction_bytes_left", _G, "bytes", "Free room in the file that it is shortening"),

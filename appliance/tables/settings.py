@@ -216,6 +216,23 @@ class LogSettings(Section, frozen=True):
         float,
         row("Least time between two checkpoints; one is published only when the tree grew", unit="s", ge=0.1, le=3600),
     ] = 1.0
+    witnesses: Annotated[
+        list[str],
+        row(
+            "Witnesses that the leader has cosign checkpoints, the same on all nodes; each is its submission prefix (a "
+            "URL), a space, and its verifier key, as `appliance witness init` prints it",
+            max_length=16,
+        ),
+    ] = field(default_factory=list)
+    witness_timeout: Annotated[
+        float,
+        row(
+            "How long one witness may take to cosign; cosignatures of the others wait so long, publishing does not",
+            unit="s",
+            ge=0.1,
+            le=30,
+        ),
+    ] = 2.0
 
 
 class LoggingSettings(Section, frozen=True):

@@ -9,9 +9,12 @@ import pytest
 
 from appliance.adapters.config import ConfigError, load_settings, render_reference
 from appliance.adapters.config_rows import setting_rows
+from appliance.adapters.ed25519 import SigningKey
+from appliance.ledger.note import SignatureType, format_verifier_key
 from appliance.tables.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+WITNESS = format_verifier_key(SigningKey("w.example", SignatureType.COSIGNATURE_V1, bytes(32)).verifier_key)
 
 
 @pytest.fixture
@@ -151,6 +154,22 @@ FILE_ROWS = {
         "consensus.heartbeat_timeout: 0.4 must be at most a third of consensus.election_timeout (1.0 / 3 = 0.3333 s)",
     ),
     "compaction": ("[storage]\nkeep_log_entries = 100000", "storage.keep_log_entries: 100000 must be below"),
+    "no witness": (
+        '[log]\nkey_file = "keys.json"\nwitnesses = ["http://w.example w"]',
+        "log.witnesses: 'http://w.example w': a verifier key is a name",
+    ),
+    "two witnesses of one name": (
+        f'[log]\nkey_file = "keys.json"\nwitnesses = ["http://a.example {WITNESS}", "http://b.example {WITNESS}"]',
+        "log.witnesses: there are two of the name w.example",
+    ),
+    "a witness of nothing": (
+        f'[log]\nwitnesses = ["http://a.example {WITNESS}"]',
+        "log.key_file: must name a file, because log.witnesses",
+    ),
+    "too many witnesses": (
+        f"[log]\nwitnesses = {['x'] * 17}",
+        "it must be: list of strings, at most 16 items",
+    ),
     "client port wide open": ('[network]\nclient_host = "10.0.0.1"', "network.client_host: '10.0.0.1' is not loopback"),
     "half of TLS": ('[security.tls]\ncert_file = "client.crt"', "security.tls.key_file: must be set together with"),
 }

@@ -164,7 +164,9 @@ async def test_what_witnesses_say_is_shown_with_the_tree_that_they_saw(rig: Rig)
     line = "\u2014 witness.example/w AAAAAAAA"
     rig.take([put(2), checkpoint_at(3, 3)], commit=3)
     answer = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
-    cosigned = make_entry(TERM, 4, EntryKind.NORMAL, encode_cosignatures(4, 1, [line]))
+    cosigned = make_entry(
+        TERM, 4, EntryKind.NORMAL, encode_cosignatures(4, rig.driver.applier.machine.published, [line])
+    )
     rig.take([cosigned, put(5), checkpoint_at(6, 6)], commit=6)
     await until(lambda: rig.driver.applier.applied_index == 6, "everything is applied")
     later = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
