@@ -42,6 +42,7 @@ from appliance.node.ports import (
 from appliance.node.recovery import recover
 from appliance.node.rest import LedgerRest
 from appliance.node.snapshots import Snapshots
+from appliance.node.terms import Terms
 from appliance.node.traces import WriteTraces
 from appliance.node.waiting import ReadBatches, WaitingIndexes, WaitingWrites, WriteWaiter
 from appliance.raft.core import RaftCore
@@ -159,13 +160,9 @@ class Driver:
             instruments=instruments,
             log=log,
         )
-        self._leader_changes = instruments.counter("scribe_raft_leader_changes_total")
-        self._elections = instruments.counter("scribe_raft_elections_total")
-        self._elections_seen = 0
+        self._terms = Terms(identity.node_id, self.leader_changed, instruments, log)
         self._apply_queue = ApplyQueue(self)
         self._pump_wanted = False
-        self._leader_seen = NOBODY
-        self._role_seen = Role.FOLLOWER
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life
@@ -269,7 +266,8 @@ class Driver:
         except Exception as error:
             self.fail(error)
             return
-        self._note_changes(core)
+        self.members.follow(core)
+        self._terms.look(core)
 
     def _carry_out(self, ready: Ready) -> None:
         for message in ready.messages:
@@ -312,23 +310,6 @@ class Driver:
         if core is None or self.installing or core.state.unsaved_snapshot is not None:
             return 0
         return core.state.log.stable_index
-
-    def _note_changes(self, core: RaftCore) -> None:
-        state = core.state
-        self.members.follow(core)
-        if state.elections_started != self._elections_seen:
-            self._elections.inc(state.elections_started - self._elections_seen)
-            self._elections_seen = state.elections_started
-            self.log.info("raft.election", node_id=self.identity.node_id, term=state.term)
-        if (state.leader_id, state.role) == (self._leader_seen, self._role_seen):
-            return
-        if state.leader_id not in {NOBODY, self._leader_seen}:
-            self._leader_changes.inc()
-            self.log.info("raft.leader", leader_id=state.leader_id, term=state.term)
-        elif state.leader_id == NOBODY and self._leader_seen != NOBODY:
-            self.log.warning("raft.no_leader", term=state.term)
-        self._leader_seen, self._role_seen = state.leader_id, state.role
-        self.leader_changed.set()
 
     # -- proposals
 
