@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from appliance.raft.messages import Configuration, Member, MemberRole
@@ -27,7 +28,7 @@ def way_out(driver: Driver) -> str:
         return ""
     if len(voters) - len(forgetful) < quorum:
         return (
-            f"{_nodes(forgetful)} of {len(voters)} voters lost what they had promised, so that no leader can be "
+            f"{nodes_text(forgetful)} of {len(voters)} voters lost what they had promised, so that no leader can be "
             f"elected any more: stop the node that holds most, and {COMMAND} there says what making it the only voter "
             "may lose"
         )
@@ -35,8 +36,8 @@ def way_out(driver: Driver) -> str:
     away = [m.node_id for m in voters if m.node_id != driver.identity.node_id and m.node_id not in reached]
     if len(voters) - len({*forgetful, *away}) < quorum:
         return (
-            f"{_nodes(away)} of {len(voters)} voters cannot be reached: start them; only where their data are gone for "
-            f"good, stop this node, and {COMMAND} says what making it the only voter may lose"
+            f"{nodes_text(away)} of {len(voters)} voters cannot be reached: start them; only where their data are gone "
+            f"for good, stop this node, and {COMMAND} says what making it the only voter may lose"
         )
     return ""
 
@@ -57,5 +58,6 @@ def _is_another(driver: Driver, member: Member) -> bool:
     return hello is not None and hello.identity.incarnation != member.incarnation
 
 
-def _nodes(node_ids: list[int]) -> str:
+def nodes_text(node_ids: Collection[int]) -> str:
+    """Ids as they stand in a sentence."""
     return f"{'node' if len(node_ids) == 1 else 'nodes'} {', '.join(map(str, sorted(node_ids)))}"
