@@ -38,6 +38,8 @@ class Hello(Struct, frozen=True):
         configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
         promises: what the node, as leader, knows that others hold.
         commit_index: up to where it knows its log to be committed.
+        lost: whether it has held data of the cluster and holds none now: it is not empty, it has forgotten.
+        last_term: term of the last entry of its log.
     """
 
     version: str
@@ -52,6 +54,8 @@ class Hello(Struct, frozen=True):
     protocol_min: int = 0
     promises: tuple[Promise, ...] = ()
     commit_index: int = 0
+    lost: bool = False
+    last_term: int = 0
 
 
 class SnapshotFile(Struct, frozen=True):
