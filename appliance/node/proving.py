@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from appliance.ledger.encoding import LeafError, decode_leaf, value_hash
-from appliance.ledger.merkle import leaf_hash, root_from_inclusion
+from appliance.ledger.merkle import inclusion_proof, leaf_hash, root_from_inclusion
 from appliance.ledger.note import format_note
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, BundleId, TileId
+from appliance.ledger.tiles import TileError, TileNodes
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
 from appliance.node.findings import Finding
 from appliance.node.ports import LeavesUnavailable, StorageError
@@ -41,13 +42,14 @@ class Proving:
         self._publishing = publishing
         self._reading = reading
 
-    async def checkpoint(self) -> CheckpointAnswer:
+    async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
         """The latest checkpoint to show to others."""
         machine = self._driver.applier.machine
         cosigned = machine.cosigned
-        if cosigned.tree_size and machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX:
+        is_fresh = machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX
+        if cosigned.tree_size >= max(1, size_min) and is_fresh:
             return self._answer(await self._publishing.signed(cosigned))
-        return self._answer(await self._publishing.latest())
+        return self._answer(await self._publishing.latest(size_min))
 
     def _answer(self, signed: SignedTree) -> CheckpointAnswer:
         machine, note = self._driver.applier.machine, format_note(signed.note)
@@ -85,30 +87,42 @@ class Proving:
     async def prove(self, key: str) -> InclusionAnswer:
         """Prove the latest operation on a key."""
         leaf_index = (await self._reading.head(key)).leaf_index
-        return await self._prove(leaf_index, key)
+        (answer,) = await self._prove(leaf_index, 1, key)
+        return answer
 
-    async def receipt(self, leaf_index: int) -> InclusionAnswer:
-        """Prove a leaf."""
-        return await self._prove(leaf_index, None)
+    async def receipt(self, first_leaf: int, count: int) -> list[InclusionAnswer]:
+        """Prove the leaves of a write."""
+        return await self._prove(first_leaf, count, None)
 
-    async def _prove(self, leaf_index: int, key: str | None) -> InclusionAnswer:
-        signed = await self._publishing.latest(leaf_index + 1)
+    async def _prove(self, first_leaf: int, count: int, key: str | None) -> list[InclusionAnswer]:
+        signed = await self._publishing.latest(first_leaf + count)
         size, root = signed.tree.tree_size, signed.tree.root
         tree = self._driver.ledger_store.tree
 
-        def read() -> tuple[NewLeaf, list[bytes]]:
-            return tree.leaf(leaf_index), tree.inclusion(leaf_index, size)
+        def read() -> tuple[list[tuple[NewLeaf, list[bytes]]], str]:
+            nodes = cache(TileNodes(size, tree.tile))  # neighbouring leaves have most of their paths in common
+            found: list[tuple[NewLeaf, list[bytes]]] = []
+            for leaf_index in range(first_leaf, first_leaf + count):
+                stored, path = tree.leaf(leaf_index), inclusion_proof(leaf_index, size, nodes)
+                wrong = _what_is_wrong(stored, path, key, size, root)
+                if wrong:
+                    return [], wrong
+                found.append((stored, path))
+            return found, ""
 
-        stored, path = await self._read(read)
-        wrong = _what_is_wrong(stored, path, key, size, root)
+        found, wrong = await self._read(read)
         if wrong:
             self._driver.findings.report(Finding.PROOF_FAILED, wrong)
             raise self._publishing.failed()
-        return InclusionAnswer(leaf_index, stored.leaf, tuple(path), self._answer(signed), stored.salt)
+        answer = self._answer(signed)
+        return [InclusionAnswer(one.leaf_index, one.leaf, tuple(path), answer, one.salt) for one, path in found]
 
     async def _read(self, read: Callable[[], T]) -> T:
         try:
             return await asyncio.to_thread(read)
+        except TileError as error:
+            self._driver.findings.report(Finding.PROOF_FAILED, str(error))
+            raise self._publishing.failed() from error
         except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to
             raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
 
