@@ -18,7 +18,8 @@ from appliance.ledger.merkle import HASH_BYTES, consistency_proof, inclusion_pro
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_WIDTH, TileId, row_counts
 from appliance.ledger.tiles import TileNodes, tile_root
-from appliance.node.ports import DamagedFile, LeavesUnavailable, StorageFailed
+from appliance.node.ports import DamagedFile, StorageFailed
+from appliance.node.proof_ports import LeavesUnavailable
 
 CACHE_BYTES: Final = 4 * 2**20
 

@@ -9,9 +9,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from appliance.ledger.note import VerifierKey
 from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
-from appliance.ledger.tile_paths import TileId
+from appliance.node.proof_ports import LedgerTree
 from appliance.raft.messages import Configuration, Entry, HardState, SnapshotMeta
 
 
@@ -57,10 +56,6 @@ class DamagedEntry(DamagedFile):
 
 class EntriesUnavailable(LookupError):
     """The first of the entries that were asked for lies before or behind the log, for example since a compaction."""
-
-
-class LeavesUnavailable(LookupError):
-    """The ledger file does not hold that many leaves yet."""
 
 
 class Identity(Struct, frozen=True):
@@ -280,47 +275,6 @@ class LedgerStore(StateView, Protocol):
         ...
 
 
-class LedgerTree(Protocol):
-    """The tree and the leaves of `ledger.db` as far as they are in the file, for proofs. Everything here reads the disk
-    and is called on worker threads, on several at a time.
-
-    All methods raise `StorageError`, and `LeavesUnavailable` when the file does not hold that many leaves.
-    """
-
-    def tile(self, tile: TileId) -> bytes:
-        """The hashes of a tile, so many as its width says."""
-        ...
-
-    def entries(self, first: int, count: int) -> list[bytes]:
-        """Leaves first..first+count-1, as they are in the tree."""
-        ...
-
-    def leaf(self, leaf_index: int) -> NewLeaf:
-        """A leaf with salt and value."""
-        ...
-
-    def root(self, tree_size: int) -> bytes:
-        """Root of the tree of so many leaves."""
-        ...
-
-    def inclusion(self, leaf_index: int, tree_size: int) -> list[bytes]:
-        """The inclusion path of a leaf (`appliance.ledger.merkle.inclusion_proof`)."""
-        ...
-
-    def consistency(self, first_size: int, second_size: int) -> list[bytes]:
-        """The consistency proof of two sizes (`appliance.ledger.merkle.consistency_proof`)."""
-        ...
-
-    def recheck(self, first: int, tree_size: int, root: bytes) -> None:
-        """Read the leaves from `first` on back, hash them again, and see that they lead to the tiles that stand over
-        them, and these to the root of the tree of so many leaves. About 2 us a leaf.
-
-        Raises:
-            DamagedFile: they do not; names the first bad tile or leaf.
-        """
-        ...
-
-
 class Standing(Protocol):
     """What a node knows of itself beside its `raft.db`, for the time when that cannot be read or must not be used.
     What is noted is durable when the method returns. All raise `StorageError`.
@@ -362,19 +316,6 @@ class Reserve(Protocol):
 
     def drop_kept(self) -> None:
         """Remove all that was set aside. Raises `StorageError`."""
-        ...
-
-
-class LogKey(Protocol):
-    """The key that the log's checkpoints are signed with."""
-
-    @property
-    def verifier_key(self) -> VerifierKey:
-        """Its public half; its name is the log's origin."""
-        ...
-
-    def sign(self, message: bytes) -> bytes:
-        """Sign a message with Ed25519."""
         ...
 
 

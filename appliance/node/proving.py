@@ -15,7 +15,8 @@ from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, BundleId, TileI
 from appliance.ledger.tiles import TileError, TileNodes
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
 from appliance.node.findings import Finding
-from appliance.node.ports import LeavesUnavailable, StorageError
+from appliance.node.ports import StorageError
+from appliance.node.proof_ports import LeavesUnavailable
 from appliance.node.publishing import Publishing, SignedTree
 from appliance.node.reading import Reading
 from appliance.tables.errors import ApplianceError

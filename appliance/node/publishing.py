@@ -14,7 +14,8 @@ from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
 from appliance.ledger.commands import FEATURE_CHECKPOINTS, PublishedTree, WriteResult, encode_checkpoint
 from appliance.ledger.note import Note
 from appliance.node.findings import Finding
-from appliance.node.ports import DamagedFile, LeavesUnavailable, LogKey, StorageError
+from appliance.node.ports import DamagedFile, StorageError
+from appliance.node.proof_ports import LeavesUnavailable, LogKey
 from appliance.raft.core import NotLeader
 from appliance.tables.errors import ApplianceError
 

@@ -27,7 +27,8 @@ from appliance.ledger.witnessing import (
 )
 from appliance.node.driver import Driver
 from appliance.node.findings import Finding
-from appliance.node.ports import Instruments, LeavesUnavailable, Log, StorageError
+from appliance.node.ports import Instruments, Log, StorageError
+from appliance.node.proof_ports import LeavesUnavailable
 from appliance.node.publishing import Publishing, SignedTree
 from appliance.node.reading import Reading
 from appliance.node.view import is_paused

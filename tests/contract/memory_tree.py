@@ -8,7 +8,8 @@ from hashlib import sha256
 from appliance.ledger.merkle import consistency_proof, inclusion_proof
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_HEIGHT, TileId
-from appliance.node.ports import DamagedFile, LeavesUnavailable
+from appliance.node.ports import DamagedFile
+from appliance.node.proof_ports import LeavesUnavailable
 
 
 def naive_root(hashes: Sequence[bytes]) -> bytes:

@@ -10,7 +10,8 @@ import pytest
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.ledger.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
 from appliance.ledger.tile_paths import tile_width, tiles
-from appliance.node.ports import DamagedFile, LeavesUnavailable, LedgerStore
+from appliance.node.ports import DamagedFile, LedgerStore
+from appliance.node.proof_ports import LeavesUnavailable
 
 from .memory import MemoryLedgerDisk, MemoryLedgerStore
 from .memory_tree import MemoryTree
