@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from contextlib import suppress
 from typing import Final, Protocol, cast
 
 from appliance.adapters.peer_protocol import (
@@ -180,11 +181,13 @@ class Link(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Send what waits and close; cut after `CLOSE_TIMEOUT_S`."""
-        if self.alive and self._transport is not None:
+        """Send what waits and close; cut after `CLOSE_TIMEOUT_S`, whoever has begun to close it."""
+        if self._transport is None or self.closed.done():
+            return
+        if self.alive:
             self._flush()
             self._transport.close()
-            self._loop.call_later(CLOSE_TIMEOUT_S, self._cut)
+        self._loop.call_later(CLOSE_TIMEOUT_S, self._cut)
 
     def abort(self) -> None:
         """Cut the connection now; what was not flushed is not sent."""
@@ -209,7 +212,8 @@ class Link(asyncio.Protocol):
         self._registry.add(self)
         raw = transport.get_extra_info("socket")
         if raw is not None:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # frames are coalesced here already
+            with suppress(OSError):  # the other side is gone already: an error here would keep its loss from being told
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # frames are coalesced here already
 
     def data_received(self, data: bytes) -> None:
         """Cut into frames and hand them on (asyncio's callback)."""

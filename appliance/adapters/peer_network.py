@@ -15,7 +15,7 @@ from appliance.adapters.peer_auth import Refused, make_auth
 from appliance.adapters.peer_dialer import Dialer, dial
 from appliance.adapters.peer_handlers import Incoming, Outgoing
 from appliance.adapters.peer_handshake import PURPOSE_MEET, PURPOSE_RAFT, PURPOSE_SNAPSHOT, Handshaker, Opened
-from appliance.adapters.peer_link import Link
+from appliance.adapters.peer_link import CLOSE_TIMEOUT_S, Link
 from appliance.adapters.peer_listener import PeerListener
 from appliance.adapters.peer_protocol import (
     FEATURE_CALLS,
@@ -231,8 +231,8 @@ class TcpPeerNetwork:
         waits = [link.closed for link in self._links]
         for link in tuple(self._links):
             link.close()
-        if waits:
-            await asyncio.wait(waits)
+        if waits:  # bounded: a transport that never reports its end must not keep the node from ending
+            await asyncio.wait(waits, timeout=2 * CLOSE_TIMEOUT_S)
 
     # What dialers, the listener and links' handlers call.
 

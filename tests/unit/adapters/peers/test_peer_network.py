@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -385,3 +386,32 @@ async def test_certificates_are_read_again(nodes: World) -> None:
     two.network.reload()
     two.network.send(heartbeat(2, 1))
     await until(lambda: one.received)
+
+
+class StuckTransport:
+    """A transport of a socket that is gone, which never says so."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.close()
+        self.closing = False
+
+    def get_extra_info(self, name: str) -> object:
+        return self.socket if name == "socket" else None
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
+
+async def test_a_link_that_never_reports_its_end_does_not_keep_the_node_from_ending(nodes: World) -> None:
+    one = await nodes.node(1).start()
+    link = one.network.new_link(60.0)
+    link.connection_made(StuckTransport())  # type: ignore[arg-type]
+    assert link.made
+    await asyncio.wait_for(one.network.close(), 10.0)
+    assert not link.closed.done()
