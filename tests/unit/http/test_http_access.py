@@ -71,9 +71,7 @@ async def guarded(anyio_backend: str):  # type: ignore[no-untyped-def]
 async def _status(rig: Rig, route: Route, key: str | None) -> int:
     if route.method == "DELETE":
         await rig.call("PUT", "/kv/a")
-    return (
-        await rig.call(route.method, path_of(route), key, content=BODIES.get(route.name))
-    ).status_code
+    return (await rig.call(route.method, path_of(route), key, content=BODIES.get(route.name))).status_code
 
 
 def test_the_table_here_has_every_route() -> None:
