@@ -10,12 +10,21 @@ import apsw
 import pytest
 
 from appliance.adapters.sqlite import PAGE_BYTES
+from tests.cluster.chaos import incarnation
 from tests.cluster.harness import Cluster, await_value, running_cluster
-from tests.cluster.test_membership import await_voter, check, incarnation
+from tests.cluster.test_membership import CHANGE_S, check
 from tests.cluster.writer import Writer
 
 FRAME_BYTES = 24 + PAGE_BYTES
 WAL_HEADER_BYTES = 32
+
+
+def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "") -> None:
+    def is_back() -> bool:
+        role, now = incarnation(cluster, through, node)
+        return role == "voter" and now != other_than
+
+    await_value(is_back, f"node {node} to be a voter", CHANGE_S)
 
 
 def data_of(cluster: Cluster, node: int) -> Path:
@@ -74,7 +83,7 @@ def small_log(tmp_path: Path) -> Iterator[Cluster]:
 
 def damage_and_return(cluster: Cluster, damage: Callable[[Path], None], node: int, *, as_another: bool) -> None:
     """Kill a node, damage its files, write on, and start it again; it must come back as a voter."""
-    before = incarnation(cluster, node, node)
+    before = incarnation(cluster, node, node)[1]
     with Writer(cluster, "w") as writer:
         writer.wait(60)
         cluster.kill(node, signal.SIGKILL)
@@ -88,7 +97,7 @@ def damage_and_return(cluster: Cluster, damage: Callable[[Path], None], node: in
         writer.wait(20)
     cluster.agree()
     check(cluster, node, writer)
-    assert (incarnation(cluster, node, node) != before) == as_another
+    assert (incarnation(cluster, node, node)[1] != before) == as_another
 
 
 @pytest.mark.parametrize("damage", [delete_log, flip_wal, flip_page])

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from appliance.cli.shapes import Recovered
+from tests.cluster.chaos import wipe
 from tests.cluster.harness import Cluster, await_value
 from tests.cluster.test_damage import data_of
-from tests.cluster.test_membership import voters, wipe
+from tests.cluster.test_membership import voters
 from tests.cluster.writer import Writer
 
 COMMAND_S = 60.0
