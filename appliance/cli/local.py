@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.cli.exits import CliError, Exit
-from appliance.cli.init import CREDENTIALS_FILE, PEER_PORT_OFFSET, LocalCluster, initialise_local
+from appliance.cli.init import CREDENTIALS_FILE, LOG_KEY_FILE, PEER_PORT_OFFSET, LocalCluster, initialise_local
 from appliance.cli.logs import follow, last_lines, show_last, sources_of
 from appliance.cli.output import say
 from appliance.cli.preflight import check_machine
@@ -153,7 +153,16 @@ def purge_files(directory: Path, plan: Plan) -> None:
     for home in {*(directory / child.name for child in plan.children), *(path.parent for path in removed)}:
         if home.is_dir() and not home.is_symlink():
             shutil.rmtree(home)
-    names = (PLAN_FILE, STATE_FILE, LOCK_FILE, LOG_FILE, CREDENTIALS_FILE, "api-keys.json", "cluster.secret")
+    names = (
+        PLAN_FILE,
+        STATE_FILE,
+        LOCK_FILE,
+        LOG_FILE,
+        CREDENTIALS_FILE,
+        LOG_KEY_FILE,
+        "api-keys.json",
+        "cluster.secret",
+    )
     for name in (*names, "cluster.id"):
         (directory / name).unlink(missing_ok=True)
     if directory.is_dir() and not any(directory.iterdir()):

@@ -17,11 +17,15 @@ from typing import TextIO
 import msgspec
 from msgspec import Struct
 
+from .bugs import switch_on, switched_on
 from .outcome import Outcome, run
 from .plan import draw
 
 ROOT = Path(__file__).resolve().parents[2]
+REPORT_NAME = "simulator-seeds"
 EXERCISED = ("appliance/raft", "appliance/ledger", "tests/sim", "tests/linearizability")
+NOT_REPORT_NAME = "simulator-seeds"
+EXERCISED = frozenset({"__main__.py", "bugs.py", "shrink.py", "transcript.py"})  # what looks at runs, or breaks them
 
 
 class Failure(Struct):
@@ -65,12 +69,14 @@ def run_seed(seed: int) -> Outcome:
     return run(draw(seed))
 
 
-def run_range(first: int, end: int, jobs: int = 1, progress: TextIO | None = None) -> RangeResult:
-    """Run the seeds from `first` up to, not including, `end`."""
+def run_range(
+    first: int, end: int, jobs: int = 1, progress: TextIO | None = None, bug: str | None = None
+) -> RangeResult:
+    """Run the seeds from `first` up to, not including, `end`, with a deliberate bug if one is named."""
     result = RangeResult(first, end, jobs=jobs)
     totals: Counter[str] = Counter()
     started = time.monotonic()
-    for outcome in _outcomes(range(first, end), jobs):
+    for outcome in _outcomes(range(first, end), jobs, bug):
         totals.update(outcome.totals)
         _add(result, outcome)
         result.seconds = time.monotonic() - started
@@ -84,11 +90,12 @@ def run_range(first: int, end: int, jobs: int = 1, progress: TextIO | None = Non
     return result
 
 
-def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
+def _outcomes(seeds: range, jobs: int, bug: str | None) -> Iterator[Outcome]:
     if jobs == 1:
-        yield from map(run_seed, seeds)
+        with switched_on(bug):
+            yield from map(run_seed, seeds)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=switch_on, initargs=(bug,)) as pool:
         yield from pool.map(run_seed, seeds, chunksize=5)
 
 
@@ -115,7 +122,9 @@ def code_digest() -> str:
 
 
 def write_report(result: RangeResult, path: Path) -> None:
-    """Write a range's result with what it ran on, as JSON."""
+    """Write a range's result with what it ran on, as JSON; into a directory under the name of the range."""
+    if path.is_dir():
+        path /= f"{REPORT_NAME}-{result.first}-{result.end - 1}.json"
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     report = {
         "commit": commit.stdout.strip(),

@@ -81,6 +81,12 @@ class Checker:
         if self.disk_checks and node.disk.log.hard_state.commit_index < commit_index:
             raise Violation("commit index never goes back", f"node {node.node_id} forgot a durable commit index")
 
+    def set_back(self, node: SimNode) -> None:
+        """A node's files were set back in place: what its incarnation had on disk is not there any more, and its votes
+        stay given.
+        """
+        self._durable.pop((node.node_id, node.incarnation), None)
+
     def written(self, node: SimNode) -> None:
         stored = node.disk.log.hard_state
         term, commit_index = self._durable.get((node.node_id, node.incarnation), (0, 0))

@@ -223,7 +223,7 @@ class Clients:
         operation, client = attempt.operation, attempt.client
         attempt.open = False
         again = outcome == "failed" or operation.kind == "get" or operation.idempotency_key is not None
-        self.world.trace("client", client.number, attempt.request_id, outcome)
+        self.world.trace("client", client.number, attempt.request_id, attempt.key, outcome)
         if again and operation.tries < TRIES_MAX:
             client.node_id = 1 + client.node_id % len(self.world.nodes)
             pause = client.chance.randrange(1, 4 * TICK)
@@ -233,7 +233,7 @@ class Clients:
 
     def _close(self, attempt: Attempt, outcome: str) -> None:
         attempt.open = False
-        self.world.trace("client", attempt.client.number, attempt.request_id, outcome)
+        self.world.trace("client", attempt.client.number, attempt.request_id, attempt.key, outcome)
         self._finish(attempt.client, outcome)
 
     def _finish(self, client: Client, outcome: str) -> None:

@@ -142,8 +142,10 @@ class Disk:
         return self.checkpointed.applied_index
 
     def crash(self, chance: Random) -> None:
-        """Lose what was not synced: of the writes under way the first few may have made it, each whole."""
-        survivors = min(chance.choice((0, 0, 1, 1, 2, 99)), len(self.queue))
+        """Lose what was not synced: of the writes under way the first few may have made it, each whole, if there was
+        room for them.
+        """
+        survivors = 0 if self.full else min(chance.choice((0, 0, 1, 1, 2, 99)), len(self.queue))
         for _ in range(survivors):
             self.make_durable(self.queue.popleft())
         self.queue.clear()

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from appliance.raft.messages import Role
 
 from .plan import ELECTION_TICKS, TICK, Fault
+from .transcript import named
+
+HELLO_TICKS = 2  # how often a node that may not start yet looks for a leader
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -61,10 +64,14 @@ class Faults:
 
     def _restart(self, node: SimNode, life: int) -> None:
         if node.life == life and node.core is None and node.in_service:
+            if not self.world.members.may_start(node):
+                self.world.after(HELLO_TICKS * TICK, self._restart, node, life)
+                return
             self.world.count("restarts")
-            self.world.trace("restart", node.node_id)
-            node.disk.fsync_fails = node.disk.full = False
+            self.world.trace("restart", named(node.node_id, node.incarnation))
+            node.disk.fsync_fails = False
             node.start()
+            self.world.members.started(node)
 
     def disk_failed(self, node: SimNode) -> None:
         """A write could not be made durable: the node stops, and does not try again."""
@@ -135,6 +142,8 @@ class Faults:
 
     def on_commit(self, node: SimNode) -> None:
         """A node is the first to see something committed; called in the middle of that event."""
+        index, (term, _) = len(self.world.checker.committed) - 1, self.world.checker.committed[-1]
+        self.world.trace("commits", node.node_id, "entry", index, "of term", term)
         chance = self._ambush
         if chance is not None and not self.over and self.world.now <= self._ambush_until and chance.random() < 0.5:
             self.world.after(0, self._crash, node, chance.randint(2, 20))
@@ -150,6 +159,7 @@ class Faults:
     def _pause(self, node: SimNode, fault: Fault) -> None:
         if node.core is not None and not node.paused:
             node.paused = True
+            self.world.trace("pause", node.node_id)
             self._later(fault, self._wake, node, node.life)
 
     def _wake(self, node: SimNode, life: int) -> None:
@@ -228,6 +238,17 @@ class Faults:
             if node.core is None:
                 self.world.members.lose(node, chance)
 
+    def _do_set_back(self, fault: Fault, chance: Random) -> None:
+        """A node stops, and its files get an older content in place."""
+        copied = sorted(self.world.members.copies)
+        if not copied:
+            return
+        node = self.world.nodes[chance.choice(copied)]
+        if node.in_service and self.world.members.may_lose(node):
+            self._crash(node, fault.ticks)
+            if node.core is None:
+                self.world.members.set_back(node)
+
     # -- disks
 
     def _do_slow_disk(self, fault: Fault, chance: Random) -> None:
@@ -243,11 +264,10 @@ class Faults:
         self._any_node(chance).disk.fsync_fails = True
 
     def _do_disk_full(self, fault: Fault, chance: Random) -> None:
+        """For a while there is no room on a disk; the node finds that out when it writes."""
         node = self._any_node(chance)
         node.disk.full = True
-        others = [n for n in self.world.nodes if n != node.node_id]
-        if others and chance.random() < 0.5:
-            node.transfer(chance.choice(others))
+        self._later(fault, node.make_room)
 
     # -- network
 
@@ -307,7 +327,8 @@ class Faults:
         for node in world.nodes.values():
             node.tick_units = TICK
             node.disk.slowness = 1
-            node.disk.fsync_fails = node.disk.full = False
+            node.disk.fsync_fails = False
+            node.make_room()
             if node.core is None:
                 self._restart(node, node.life)
             elif node.paused:

@@ -11,6 +11,7 @@ from tests.linearizability.history import Outcome, Part, Record
 
 from .checker import Violation
 
+HISTORY_INVARIANT = "linearizability of the history"
 STEPS_MAX = 20_000  # for each part of a history that has to be judged as one; beyond, it stays undecided
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class History:
         verdict = check(self.records, STEPS_MAX)
         self._world.count(f"histories {verdict.answer}")
         if verdict.answer is Answer.VIOLATED:
-            raise Violation("linearizability of the history", verdict.explanation)
+            raise Violation(HISTORY_INVARIANT, verdict.explanation)
 
     def _add(
         self,

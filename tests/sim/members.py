@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from appliance.ledger.memory import MemoryLedger
+from appliance.node.members import forgotten, promises
 from appliance.raft import membership
 from appliance.raft.core import NotLeader
 from appliance.raft.membership import ChangeRefused
@@ -15,6 +16,7 @@ from appliance.raft.messages import Configuration, Member, MemberRole, Role
 
 from .plan import TICK
 from .state import LedgerState
+from .transcript import named
 
 if TYPE_CHECKING:
     from .disk import LogFile
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 12
 ATTEMPT_TICKS = 6
 MEETING_TICKS = 4
+HELLOS_AWAITED = 10  # by a node whose files were set back
 
 
 def member(node_id: int, incarnation: int, role: MemberRole) -> Member:
@@ -37,12 +40,14 @@ class Members:
     Attributes:
         past: durable logs of incarnations that are gone, by (node id, incarnation).
         copies: an older copy of a node's files, that may be put back.
+        set_backs: stopped nodes whose files were set back in place, and how often each has looked for a leader.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.past: dict[tuple[int, int], LogFile] = {}
         self.copies: dict[int, tuple[LogFile, LedgerState]] = {}
+        self.set_backs: dict[int, int] = {}
 
     def start(self) -> None:
         self.world.after(MEETING_TICKS * TICK, self._let_meet)
@@ -101,12 +106,11 @@ class Members:
                 self.world.count("changes not asked for: a lost disk is needed")
                 continue
             try:
-                index, term = node.core.propose_configuration(wanted)
+                node.core.propose_configuration(wanted)
             except (NotLeader, ChangeRefused) as refused:
                 self.world.count(f"changes refused: {getattr(refused, 'reason', 'not the leader')}")
                 continue
             self.world.count(f"changes proposed: {what}")
-            self.world.trace("change", index, term, describe(wanted))
             node.drain()
             return
         if attempt < ATTEMPTS:
@@ -133,7 +137,8 @@ class Members:
         return not voters or 2 * len(intact) > len(voters) + sum(m.role is MemberRole.LEARNER for m in gone)
 
     def _is_intact(self, voter: Member) -> bool:
-        return self.world.nodes[voter.node_id].incarnation == voter.incarnation
+        node_id = voter.node_id
+        return node_id not in self.set_backs and self.world.nodes[node_id].incarnation == voter.incarnation
 
     def keep_copy(self, node: SimNode) -> None:
         """Copy a node's files, as a backup of a stopped node does."""
@@ -142,15 +147,76 @@ class Members:
 
     def lose(self, node: SimNode, chance: Random) -> None:
         """A stopped node is cleared, or an older copy of its files is put back; it will be another incarnation."""
-        self.past[node.node_id, node.incarnation] = node.disk.log
+        self._keep_past(node)
+        self.set_backs.pop(node.node_id, None)
         copied = self.copies.get(node.node_id)
         if copied is not None and chance.random() < 0.6:
             self.world.count("disks rolled back")
+            what = f"what came after entry {copied[0].last_index}"
             node.replace_disk(copied[0].copy(), copied[1].copy())
         else:
             self.world.count("disks cleared")
+            what = "the disk"
             node.replace_disk(None, LedgerState(MemoryLedger(), Configuration()))
-        self.world.trace("lost", node.node_id, "is now", node.incarnation)
+        node.renounce()
+        self.world.trace("lost", what, "of", node.node_id, "which is now", named(node.node_id, node.incarnation))
+
+    def _keep_past(self, node: SimNode) -> None:
+        self.past.setdefault((node.node_id, node.incarnation), node.disk.log)  # the first time is the true one
+
+    # -- disks that are set back in place: only the leader can tell
+
+    def set_back(self, node: SimNode) -> None:
+        """The files of a stopped node get the content of its copy. It cannot tell, and keeps its incarnation."""
+        self._keep_past(node)
+        log, ledger = self.copies[node.node_id]
+        node.replace_disk(log.copy(), ledger.copy())
+        self.set_backs[node.node_id] = 0
+        self.world.checker.set_back(node)
+        self.world.trace("set-back", node.node_id, "to entry", log.last_index, "and term", log.hard_state.term)
+
+    def may_start(self, node: SimNode) -> bool:
+        """Whether a node may start: one that was set back waits for a leader that reaches it and knows better, since
+        what happens otherwise cannot be made good by any rule. After a while it is started as a copy is.
+        """
+        if node.node_id not in self.set_backs or self._who_knows_better(node) is not None:
+            return True
+        self.set_backs[node.node_id] += 1
+        if self.set_backs[node.node_id] <= HELLOS_AWAITED:
+            return False
+        del self.set_backs[node.node_id]
+        self.world.count("disks set back that no leader knew of")
+        node.renounce()
+        return True
+
+    def started(self, node: SimNode) -> None:
+        """A node has started: one that was set back gets the leader's hello first, and is another from then on."""
+        if node.node_id not in self.set_backs:
+            return
+        leader = self._who_knows_better(node)
+        assert leader is not None
+        assert leader.core is not None
+        assert node.core is not None
+        del self.set_backs[node.node_id]
+        if forgotten(node.core, promises(leader.core)) is not None:
+            self.world.count("disks set back in place")
+            node.renounce()
+            self.world.trace("renounces", node.node_id, "and is now", named(node.node_id, node.incarnation))
+
+    def _who_knows_better(self, node: SimNode) -> SimNode | None:
+        """A leader that knows that this stopped node has held more for good than it has now."""
+        log = node.disk.log
+        for leader in self.world.nodes.values():
+            core = leader.core
+            if core is None or leader.paused or core.state.role is not Role.LEADER:
+                continue
+            if not self.world.network.reaches(leader.node_id, node.node_id):
+                continue
+            for promise in promises(core):
+                is_its = (promise.node_id, promise.incarnation) == (node.node_id, node.incarnation)
+                if is_its and (log.hard_state.term < promise.term or log.last_index < promise.index):
+                    return leader
+        return None
 
     # -- questions
 
@@ -165,8 +231,3 @@ class Members:
         if not leaders:
             return set()
         return {m.node_id for m in max(leaders, key=lambda s: s.term).configuration.members}
-
-
-def describe(configuration: Configuration) -> str:
-    """A configuration in a few characters: `1 2 3 4?` has a learner."""
-    return " ".join(f"{m.node_id}{'?' if m.role is MemberRole.LEARNER else ''}" for m in configuration.members)

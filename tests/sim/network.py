@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from appliance.raft.messages import AnyMessage, SnapshotMeta
+from appliance.raft.messages import AnyMessage, SnapshotMeta, VoteResponse
 
 from .state import LedgerState
+from .transcript import named
 
 if TYPE_CHECKING:
     from .node import SimNode
@@ -30,6 +31,9 @@ class Network:
 
     def send(self, message: AnyMessage) -> None:
         world = self._world
+        if isinstance(message, VoteResponse) and message.granted and not message.pre_vote:
+            voter = named(message.sender, message.sender_incarnation)
+            world.trace("votes", voter, "for", message.to, "in term", message.term)
         world.checker.sent(message)
         link = (message.sender, message.to)
         if link in self.cut:
@@ -68,6 +72,7 @@ class Network:
             links |= {(b, a) for a, b in links}
         links -= self.cut
         self.cut |= links
+        self._world.trace("cut", *sorted(side), "can not reach" if one_way else "and", *sorted(others))
         for a, b in sorted(links):
             if self._chance.random() < 0.5:
                 self._world.nodes[a].on_unreachable(b)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from appliance.ledger.commands import decode_command
 from appliance.node.compaction import configuration_at
 from appliance.raft.core import NotLeader, RaftCore
 from appliance.raft.messages import AnyMessage, Configuration, Entry, EntryKind, ReadReady, Ready, Role, SnapshotMeta
-from appliance.raft.state import RaftSettings
+from appliance.raft.state import RaftSettings, decode_configuration
 
 from .disk import Disk, LogFile, Write
 from .plan import ELECTION_TICKS, HEARTBEAT_TICKS, TICK
 from .state import LedgerState
+from .transcript import describe_members, named
 
 if TYPE_CHECKING:
     from .clients import Attempt
@@ -39,11 +40,12 @@ class SimNode:
         self.deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.tick_units = TICK
         self.stamp_us = 0
-        self.was_leader = False
+        self.role = Role.FOLLOWER  # as it was seen last
         self.installs_pending = 0
         self.received: LedgerState | None = None  # content of the snapshot that the core was told of
         self.disk_busy = False
         self.fsyncs = 0
+        self.has_room = True  # as far as it has noticed
         self.to_apply: deque[Entry] = deque()
         self.apply_scheduled = False
         self.waiting: dict[int, list[tuple[int, Attempt]]] = {}  # index -> (term, attempt)
@@ -90,12 +92,18 @@ class SimNode:
         self.drain()
 
     def replace_disk(self, log: LogFile | None, ledger: LedgerState) -> None:
-        """Other files take the place of this stopped node's, or none: it is a new incarnation from now on."""
+        """Other content takes the place of this stopped node's files, or none."""
         assert self.core is None
         self.disk = Disk(ledger)
         if log is not None:
             self.disk.log = log
+
+    def renounce(self) -> None:
+        """Go on as another incarnation: this one has forgotten what it promised."""
         self.incarnation += 1000
+        if self.core is not None:
+            self.core.renounce(self.incarnation)
+            self.drain()
 
     def all_configurations(self) -> list[tuple[int, Configuration]]:
         """What this node acts on, or may act on again: with the one before it for the case that it is taken back."""
@@ -109,7 +117,8 @@ class SimNode:
         """Die at once; what was not synced may be lost."""
         self.core = None
         self.disk.crash(self.chance)
-        self.paused = self.was_leader = self.disk_busy = self.apply_scheduled = False
+        self.paused = self.disk_busy = self.apply_scheduled = False
+        self.role, self.has_room = Role.FOLLOWER, True
         self.installs_pending = 0
         self.deferred.clear()
         self.to_apply.clear()
@@ -159,6 +168,9 @@ class SimNode:
             return
         if not attempt.open:
             return
+        if not self.has_room:
+            self.world.clients.failed(attempt)
+            return
         clock_us = (self.world.now + self.node_id * 37) * 10
         self.stamp_us = max(self.stamp_us + 1, clock_us, self.state.last_timestamp_us)
         try:
@@ -197,7 +209,7 @@ class SimNode:
     def on_snapshot(self, meta: SnapshotMeta, image: LedgerState) -> None:
         """A snapshot came in completely."""
         assert self.core is not None
-        self.world.trace("snapshot received", self.node_id, meta.index, meta.term)
+        self.world.trace("received a snapshot", self.node_id, "up to entry", meta.index, "of term", meta.term)
         if self.core.restore(meta):
             self.received = image
         self.drain()
@@ -215,12 +227,15 @@ class SimNode:
     def flush(self) -> None:
         if self.core is None or self.paused or self.installs_pending:
             return
+        if self.disk.full:
+            self._find_no_room()
+            return
         if self.state.applied_index <= self.core.status().stable_index:
             self.world.checker.flushed(self)
             self.disk.flush(self.state)
 
     def checkpoint(self) -> None:
-        if self.core is not None and not self.paused:
+        if self.core is not None and not self.paused and not self.disk.full:
             self.disk.checkpoint()
 
     def compact(self, keep: int) -> None:
@@ -249,7 +264,7 @@ class SimNode:
             self._carry_out(core.ready())
             self.world.exercised.observe(core.state)
             self.world.checker.observe(self)
-        self._note_leadership(core)
+        self._note_role(core)
 
     def _carry_out(self, ready: Ready) -> None:
         world = self.world
@@ -257,6 +272,7 @@ class SimNode:
             world.network.send(message)
         if ready.entries:
             world.checker.appended(self, ready.entries)
+            self._trace_changes(ready.entries)
         if ready.persist_id:
             write = Write(
                 ready.persist_id, ready.snapshot, None, ready.entries, ready.hard_state, ready.messages_after_persist
@@ -284,10 +300,25 @@ class SimNode:
                 self.sending_to.add(node_id)
                 world.snapshots.send(self, node_id)
 
-    def _note_leadership(self, core: RaftCore) -> None:
+    def _trace_changes(self, entries: Sequence[Entry]) -> None:
+        for entry in entries if self.role is Role.LEADER else ():
+            if entry.kind == EntryKind.CONFIGURATION:
+                wanted = describe_members(decode_configuration(entry.data))
+                leader = named(self.node_id, self.incarnation)
+                self.world.trace("change", leader, "appends", wanted, "as entry", entry.index, "of term", entry.term)
+
+    def _note_role(self, core: RaftCore) -> None:
         """A new leader must not stamp earlier than the last stamp in its log."""
-        leads = core.state.role is Role.LEADER
-        if leads and not self.was_leader:
+        role, before = core.state.role, self.role
+        if role is before:
+            return
+        self.role = role
+        if role is Role.CANDIDATE:
+            self.world.trace("campaigns", named(self.node_id, self.incarnation), "in term", core.state.term)
+        elif before is Role.LEADER:
+            self.world.trace("steps-down", named(self.node_id, self.incarnation), "in term", core.state.term)
+        if role is Role.LEADER:
+            self.world.trace("leads", named(self.node_id, self.incarnation), "in term", core.state.term)
             log = core.state.log
             index = self.state.applied_index + 1
             while index <= log.last_index and not self.installs_pending:
@@ -297,7 +328,6 @@ class SimNode:
                     index = entry.index + 1
             self.world.count("elections won")
             self.world.faults.on_leader(self)
-        self.was_leader = leads
 
     # -- the log's disk
 
@@ -329,8 +359,11 @@ class SimNode:
             return
         if self._asleep(self.on_written, life, fsync, group):
             return
-        if self.disk.full or self.disk.fsync_fails:
+        if self.disk.fsync_fails:
             self.world.faults.disk_failed(self)
+            return
+        if self.disk.full:
+            self._find_no_room()
             return
         self.disk_busy = False
         writes = [self.disk.queue.popleft() for _ in range(group)]
@@ -341,6 +374,30 @@ class SimNode:
             self._start_writing()
         self.acknowledge(writes)
         self.drain()
+
+    def _find_no_room(self) -> None:
+        """A write found the disk full. Nothing of it was promised: it is tried again when there is room, and until then
+        this node takes no writes of clients, does not campaign, and hands over if it leads.
+        """
+        if not self.has_room:
+            return
+        assert self.core is not None
+        self.has_room = False
+        self.world.count("disks found full")
+        self.world.trace("no-room", self.node_id)
+        self.core.set_may_campaign(False)
+        progress = self.core.state.progress
+        if progress:
+            self.transfer(max(progress, key=lambda n: (progress[n].match_index, n)))
+
+    def make_room(self) -> None:
+        """There is room again, whether this node has noticed that there was none or not."""
+        self.disk.full = False
+        if self.core is not None and not self.has_room:
+            self.has_room = True
+            self.world.trace("room-again", self.node_id)
+            self.core.set_may_campaign(True)
+            self.hurry_disk()
 
     def acknowledge(self, writes: list[Write]) -> None:
         """What waited for these writes may happen now."""
@@ -358,6 +415,7 @@ class SimNode:
         self.state = state
         self.installs_pending -= 1
         self.world.count("snapshots installed")
+        self.world.trace("installed", named(self.node_id, self.incarnation), "up to entry", state.applied_index)
         self.world.checker.installed(self)
         for index in [i for i in self.waiting if i <= state.applied_index]:
             for _, attempt in self.waiting.pop(index):

@@ -23,7 +23,7 @@ SAFETY_TICKS_MAX: Final = 6_000  # a bound on the phase with faults, far beyond 
 
 FIGURE_8_ODDS: Final = 0.08
 
-MEMBER_KINDS: Final = ("grow", "shrink", "shrink_leader", "lose_disk", "copy_disk")
+MEMBER_KINDS: Final = ("grow", "shrink", "shrink_leader", "lose_disk", "copy_disk", "set_back")
 UNFIT_KINDS: Final = ("unfit",)
 UNFIT_ODDS: Final = 0.3  # of seeds, those in which nodes are not fit to lead
 MEMBER_ODDS: Final = 0.6  # of seeds, those that change the membership
@@ -149,7 +149,7 @@ def _draw_changes(chance: Random, spares: int, gap: int) -> tuple[Fault, ...]:
     changes = []
     at = chance.randint(20, 60)
     for number in range(101, 121 if spares else 101):
-        kind = chance.choices(MEMBER_KINDS, (5, 3, 1, 4, 2))[0]
+        kind = chance.choices(MEMBER_KINDS, (5, 3, 1, 4, 3, 3))[0]
         changes.append(Fault(number, at, kind, chance.choice((3, 8, 15, 30))))
         at += chance.randint(5, 4 * gap)
     return tuple(changes)

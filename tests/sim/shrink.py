@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 from msgspec.structs import replace
 
+from .histories import HISTORY_INVARIANT
 from .outcome import Outcome, run
 from .plan import BACKGROUND_KINDS, Plan
 
-RUNS_MAX = 120
+RUNS_MAX = 150
+FAULT_EVENTS = 100  # so many events more are a fair price for a fault less,
+CLIENT_EVENTS = 50  # and these for a client less
 
 
 def without(plan: Plan, kind: str) -> Plan:
@@ -25,9 +26,11 @@ def without(plan: Plan, kind: str) -> Plan:
     return replace(plan, faults=tuple(f for f in plan.faults if f.kind != kind))
 
 
-def replay_command(original: Plan, plan: Plan) -> str:
-    """The command that runs this plan again."""
+def replay_command(original: Plan, plan: Plan, bug: str = "") -> str:
+    """The command that runs this plan again, with the deliberate bug that it needs."""
     parts = [f"python -m tests.sim --seed {plan.seed}"]
+    if bug:
+        parts.append(f"--bug {bug}")
     if plan.faults != original.faults:
         parts.append("--faults " + (",".join(str(f.number) for f in plan.faults) or "none"))
     if plan.clients != original.clients:
@@ -35,46 +38,90 @@ def replay_command(original: Plan, plan: Plan) -> str:
     dropped = [k for k in BACKGROUND_KINDS if without(plan, k) == plan and without(original, k) != original]
     if dropped:
         parts.append("--without " + ",".join(dropped))
+    if plan.events_max:
+        parts.append(f"--events {plan.events_max}")
     return " ".join([*parts, "--trace"])
 
 
 def shrink(failed: Outcome, runs_max: int = RUNS_MAX) -> Outcome:
-    """Look for a shorter run that violates the same invariant; at most `runs_max` runs. Answers the shortest."""
-    best = failed
-    runs = 0
-    made_progress = True
-    while made_progress and runs < runs_max:
-        made_progress = False
-        for candidate in _smaller(best):
-            if runs == runs_max:
-                break
-            runs += 1
-            outcome = run(candidate(best.plan))
-            if outcome.invariant == failed.invariant and _size(outcome) < _size(best):
-                best = outcome
-                made_progress = True
-                break
-    return run(best.plan, traced=True)
+    """Look for a shorter run that violates the same invariant; at most `runs_max` runs. Answers the shortest, with its
+    transcript.
+    """
+    search = _Search(failed, runs_max)
+    size = None
+    while size != _size(search.best):
+        size = _size(search.best)
+        search.leave_out_what_never_happened()
+        search.leave_out_clients()
+        search.leave_out_background()
+        search.leave_out_faults()
+        search.end_earlier()
+    return run(search.best.plan, traced=True)
 
 
-def _size(outcome: Outcome) -> tuple[int, int]:
-    return outcome.events + 100 * len(outcome.plan.faults) + 50 * outcome.plan.clients, outcome.events
+def _size(outcome: Outcome) -> int:
+    return outcome.events + FAULT_EVENTS * len(outcome.plan.faults) + CLIENT_EVENTS * outcome.plan.clients
 
 
-def _smaller(outcome: Outcome) -> Iterator[Callable[[Plan], Plan]]:
-    """Ways to make a plan smaller, the boldest first."""
-    happened = tuple(f for f in outcome.plan.faults if f.at <= outcome.ticks)
-    if len(happened) < len(outcome.plan.faults):
-        yield lambda plan: replace(plan, faults=happened)
-    for clients in range(1, outcome.plan.clients):
-        yield lambda plan, n=clients: replace(plan, clients=n)  # type: ignore[misc]
-    for kind in BACKGROUND_KINDS:
-        if without(outcome.plan, kind) != outcome.plan:
-            yield lambda plan, k=kind: without(plan, k)  # type: ignore[misc]
-    faults = outcome.plan.faults
-    width = len(faults) // 2
-    while width:
-        for start in range(0, len(faults), width):
-            kept = faults[:start] + faults[start + width :]
-            yield lambda plan, f=kept: replace(plan, faults=f)  # type: ignore[misc]
-        width //= 2
+class _Search:
+    """The smallest run so far. A candidate is given up when it has become larger than that."""
+
+    def __init__(self, failed: Outcome, runs_max: int) -> None:
+        self.best = failed
+        self._invariant = failed.invariant
+        self._is_judged_at_end = failed.invariant == HISTORY_INVARIANT
+        self._runs_left = runs_max
+
+    def _is_better(self, plan: Plan, events_max: int = 0) -> bool:
+        """Take a plan for the best if it fails in the same way and is smaller."""
+        if not self._runs_left:
+            return False
+        self._runs_left -= 1
+        bound = events_max or (self.best.events if self._is_judged_at_end else _size(self.best))
+        outcome = run(replace(plan, events_max=bound))
+        if outcome.events < bound:  # it was not stopped by that
+            outcome.plan = replace(plan, events_max=0)
+        if outcome.invariant != self._invariant or _size(outcome) >= _size(self.best):
+            return False
+        self.best = outcome
+        return True
+
+    def leave_out_what_never_happened(self) -> None:
+        """Faults that were due after the end."""
+        plan = self.best.plan
+        happened = tuple(f for f in plan.faults if f.at <= self.best.ticks)
+        if happened != plan.faults:
+            self._is_better(replace(plan, faults=happened))
+
+    def leave_out_clients(self) -> None:
+        """As many as possible."""
+        for clients in range(1, self.best.plan.clients):
+            if self._is_better(replace(self.best.plan, clients=clients)):
+                return
+
+    def leave_out_background(self) -> None:
+        """Whatever the network and the disks do all the time."""
+        for kind in BACKGROUND_KINDS:
+            kinder = without(self.best.plan, kind)
+            if kinder != self.best.plan:
+                self._is_better(kinder)
+
+    def leave_out_faults(self) -> None:
+        """Half of them, quarters, and so on to single ones."""
+        width = len(self.best.plan.faults)
+        while width:
+            start = 0
+            while start < len(faults := self.best.plan.faults):
+                if not self._is_better(replace(self.best.plan, faults=faults[:start] + faults[start + width :])):
+                    start += width
+            width //= 2
+
+    def end_earlier(self) -> None:
+        """What is judged at the end may be violated long before."""
+        low, high = 0, self.best.events
+        while self._is_judged_at_end and high - low > max(high // 50, 1):
+            middle = (low + high) // 2
+            if self._is_better(self.best.plan, middle):
+                high = self.best.events
+            else:
+                low = middle

@@ -9,7 +9,7 @@ from typing import Any
 
 from appliance.ledger.memory import MemoryLedger
 from appliance.raft.log import InvariantViolation
-from appliance.raft.messages import Configuration, MemberRole, Role
+from appliance.raft.messages import Configuration, MemberRole, Message, Role
 
 from .checker import Checker, Violation
 from .clients import Clients
@@ -28,6 +28,7 @@ from .plan import (
     Plan,
 )
 from .state import LedgerState
+from .transcript import describe
 
 LEADER_TICKS_MAX = 12 * ELECTION_TICKS  # after everything is healed
 CONVERGE_TICKS_MAX = 40 * ELECTION_TICKS
@@ -84,7 +85,8 @@ class World:
 
     def trace(self, *what: object) -> None:
         if self.lines is not None:
-            self.lines.append(f"{self.events:6} {self.now / TICK:8.2f}  " + " ".join(map(str, what)))
+            words = (describe(one) if isinstance(one, Message) else str(one) for one in what)
+            self.lines.append(f"{self.events:6} {self.now / TICK:8.2f}  " + " ".join(words))
 
     def _step(self) -> None:
         self.now, _, action, arguments = heappop(self._heap)

@@ -1,1 +1,1 @@
-"""Reports that are committed under docs/reports."""
+"""Reports that are committed under docs/reports, and what docs/SIMULATOR.md says of them."""

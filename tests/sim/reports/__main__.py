@@ -1,46 +1,36 @@
-"""`python -m tests.sim.reports FILE`: for each deliberate bug the seed that gives it away, and a short transcript."""
+"""`python -m tests.sim.reports`: write docs/reports/simulator-bugs.md, and the figures in docs/SIMULATOR.md.
+
+The figures are those of the reports of ranges in docs/reports, which `python -m tests.sim --seeds A:B --jobs 2 --report
+docs/reports` writes; ranges on the same code that follow each other are added up. Nothing here depends on time or chance:
+the same code and the same reports give the same pages.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
-from pathlib import Path
-
-import pytest
 
 from tests.sim.batch import code_digest
-from tests.sim.outcome import run
-from tests.sim.plan import draw
-from tests.sim.shrink import replay_command, shrink
-from tests.sim.test_sim import BUGS, first_failure
 
-LINES_MAX = 25
-WIDTH_MAX = 200
+from .figures import DIRECTORY, PAGE, NotToBeAdded, figures_now, reports, with_figures
+from .given_away import page
 
 
 def main() -> int:
-    path = Path(sys.argv[1])
-    lines = ["# Deliberate bugs, and the seeds that give them away", ""]
-    lines += [f"`python -m tests.sim.reports {path}`; code_sha256 {code_digest()}", ""]
-    for name, inject, _, seeds in BUGS:
-        with pytest.MonkeyPatch.context() as patch:
-            inject(patch)
-            failed = first_failure(seeds)
-            assert failed is not None, name
-            shortest = shrink(failed)
-            lines += [f"## {name}", ""]
-            lines += [
-                f"Seed {failed.plan.seed}, after {failed.events} events: {shortest.invariant}: "
-                f"{shortest.detail.splitlines()[-1]}.",
-                f"Shortest run found: {shortest.events} events, faults {[f.kind for f in shortest.plan.faults]}.",
-                f"With the bug switched on: `{replay_command(draw(failed.plan.seed), shortest.plan)}`",
-                "",
-                "```",
-                *(line[:WIDTH_MAX] for line in run(shortest.plan, traced=True).lines[-LINES_MAX:]),
-                "```",
-                "",
-            ]
-        print(f"{name}: seed {failed.plan.seed}, {shortest.events} events", flush=True)
-    path.write_text("\n".join(lines))
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.reports", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--figures-only", action="store_true", help="leave the deliberate bugs as they are")
+    arguments = parser.parse_args()
+    if not arguments.figures_only:
+        (DIRECTORY / "simulator-bugs.md").write_text(page(arguments.jobs))
+    try:
+        PAGE.write_text(with_figures(PAGE.read_text(), figures_now()))
+    except NotToBeAdded as problem:
+        print(f"the figures stay as they are: {problem}", file=sys.stderr)
+        return 1
+    if reports()[0]["code_sha256"] != code_digest():
+        print("the ranges ran on other code than this; run them again for figures of this code", file=sys.stderr)
     return 0
 
 
