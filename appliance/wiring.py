@@ -121,6 +121,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
     )
     publishing = _make_publishing(settings, driver)
+    witnessing = _make_witnessing(settings, driver, publishing, registry, log)
     service = _make_service(settings, driver, publishing, registry)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
@@ -133,8 +134,8 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         _watch(lag, "loop_lag", log),
         _watch(publishing.run(), "publishing", log),
     ]
-    if settings.log.witnesses:
-        tasks.append(_watch(_make_witnessing(settings, driver, publishing, registry, log).run(), "witnessing", log))
+    if witnessing is not None:
+        tasks.append(_watch(witnessing.run(), "witnessing", log))
     log.info(
         "node.started",
         node_id=node_id,
@@ -408,8 +409,10 @@ def _make_publishing(settings: Settings, driver: Driver) -> Publishing:
 
 def _make_witnessing(
     settings: Settings, driver: Driver, publishing: Publishing, registry: Registry, log: Log
-) -> Witnessing:
-    from appliance.adapters.witness_client import WitnessClient  # httpx: 40 ms, and only who has witnesses needs it
+) -> Witnessing | None:
+    if not settings.log.witnesses:
+        return None
+    from appliance.adapters.witness_client import WitnessClient  # httpx takes 60 ms to import
 
     return Witnessing(
         driver,
