@@ -152,7 +152,7 @@ SCHEMAS: Final[dict[str, Json]] = {
                 )
             ),
             "raft": object_of({"node_id": INTEGER, "role": _ROLE, "leader_id": INTEGER, "term": BIG, **_INDEXES}),
-            "merkle": object_of({"tree_size": BIG, "root_hash": HASH, "state_hash": HASH}),
+            "merkle": object_of({"tree_size": BIG, "root_hash": HASH, "state_hash": HASH, "published_size": BIG}),
             "compaction": object_of(
                 {
                     "running": FLAG,

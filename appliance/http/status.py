@@ -69,6 +69,7 @@ class StatusRoutes:
             "merkle": {
                 "tree_size": safe_integer(figures.tree_size),
                 "root_hash": figures.root_hash,
+                "published_size": safe_integer(figures.published_size),
                 "state_hash": figures.state_hash,
             },
             "compaction": {

@@ -117,6 +117,7 @@ class Figures(Struct, frozen=True):
     tree_size: int
     root_hash: str
     state_hash: str
+    published_size: int = 0
     compaction: CompactionFigures = CompactionFigures()
 
 

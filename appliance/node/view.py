@@ -143,4 +143,5 @@ def figures_of(driver: Driver, capacity_keys: int) -> Figures:
         tree_size=machine.tree_size,
         root_hash=machine.root().hex(),
         state_hash=machine.state_hash.hex(),
+        published_size=machine.published.tree_size,
     )

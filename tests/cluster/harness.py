@@ -188,7 +188,9 @@ class Cluster:
         return response.json()
 
     def agree(self, timeout_s: float = START_S) -> dict[str, Any]:
-        """Wait until all running nodes have applied the same and say the same; answers the Merkle part of it."""
+        """Wait until all running nodes have applied the same and say the same, and what they hold is published, so that
+        no log goes on by itself; answers the Merkle part of it.
+        """
 
         def find() -> dict[str, Any] | None:
             seen = [self.figures(n) for n in self.processes]
@@ -196,7 +198,8 @@ class Cluster:
                 (s["raft"]["applied_index"], s["merkle"]) == (seen[0]["raft"]["applied_index"], seen[0]["merkle"])
                 for s in seen
             )
-            return seen[0]["merkle"] if same else None
+            merkle = seen[0]["merkle"]
+            return merkle if same and merkle["published_size"] == merkle["tree_size"] else None
 
         return await_value(find, "all nodes to hold the same tree", timeout_s)
 
