@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_while_writes_go_on_no_two_checkpoints_contradict_each_other(public: Clu
     client = stranger(public, 2)
     notes = sorted({client.opened(text): text for _, text in seen}.items(), key=lambda pair: pair[0].size)
     assert len({checkpoint.size for checkpoint, _ in notes}) == len(notes) == len({text for _, text in seen}) >= 5
-    for (earlier, _), (later, _) in zip(notes, notes[1:], strict=False):
+    for (earlier, _), (later, _) in pairwise(notes):
         client.expect_continued(earlier, later)
         query = f"/log/proof/consistency?from={earlier.size}&to={later.size}"
         path = [bytes.fromhex(one) for one in public.get(3, query).json()["path"]]
