@@ -22,6 +22,7 @@ _WRITE_ERRORS = (
     "idempotency_mismatch",
     "idempotency_full",
     "condition_failed",
+    "quarantined",
 )
 _READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded", "unhealthy", "quarantined")
 _PUBLISHED_ERRORS = ("not_published", "unhealthy", "quarantined")
@@ -355,7 +356,7 @@ PLAIN_ROUTES: Final = (
         "Answer one SELECT over the audit tables",
         "audit",
         body="audit",
-        errors=("bad_query", "query_timeout", "query_memory", "overloaded"),
+        errors=("bad_query", "query_timeout", "query_memory", "overloaded", "unhealthy", "quarantined"),
     ),
     CHECKPOINT_ROUTE,
     INCLUSION_ROUTE,
