@@ -26,6 +26,7 @@ SETTINGS = {
     "SCRIBE_STORAGE__COMPACT_LOG_ENTRIES": str(COMPACT),
     "SCRIBE_STORAGE__KEEP_LOG_ENTRIES": str(KEEP),
     "SCRIBE_STORAGE__SNAPSHOT_RATE": str(4 * 2**20),  # so that much is written meanwhile
+    "SCRIBE_CONSENSUS__ELECTION_TIMEOUT": "3",  # a leader that comes in between sends a snapshot of its own
     "SCRIBE_PERFORMANCE__BATCH_SIZE": "1",  # so that the log behind it takes its time too
 }
 

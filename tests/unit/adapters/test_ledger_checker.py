@@ -7,19 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 import apsw
 import pytest
-from peer_harness import META, until, world
 
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.node.peer_ports import SnapshotFile
 from appliance.node.ports import DamagedFile, StorageError, StorageFailed
 from tests.contract.script import CLUSTER_ID, Replica, model_at
 from tests.unit.adapters.checking import checkers
+from tests.unit.adapters.peers.peer_harness import offered, until, world
 
 pytestmark = pytest.mark.anyio
 
@@ -141,8 +139,7 @@ async def test_a_node_that_stops_while_it_checks_leaves_no_process(tmp_path: Pat
         receiver.snapshot = check
         path = nodes.directory / "snapshot.db"
         path.write_bytes(b"x")
-        offered = SnapshotFile(META, path, 1, sha256(b"x").digest())
-        sending = asyncio.ensure_future(sender.network.send_snapshot(1, offered, lambda _offset: None))
+        sending = asyncio.ensure_future(sender.network.send_snapshot(1, offered(path), lambda _offset: None))
         await until(lambda: checkers(endless))
         await asyncio.wait_for(receiver.network.close(), WAIT_S)
         assert checkers(endless) == []

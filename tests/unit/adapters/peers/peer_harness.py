@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import hashlib
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_settings import PeerSettings
 from appliance.adapters.pki import NODE_DAYS, make_ca, make_node_certificate
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
-from appliance.node.peer_ports import Hello
+from appliance.node.peer_ports import Hello, SnapshotFile
 from appliance.node.ports import Identity
 from appliance.raft.messages import AnyMessage, Configuration, Heartbeat, SnapshotMeta
 from appliance.tables.events import COMMON_FIELDS, EVENTS
@@ -37,6 +38,12 @@ QUICK: dict[str, Any] = {
 
 def heartbeat(sender: int, to: int, round_: int = 1) -> Heartbeat:
     return Heartbeat(sender=sender, sender_incarnation=sender, to=to, term=1, commit_index=0, round=round_)
+
+
+def offered(path: Path) -> SnapshotFile:
+    """This file as the snapshot of `META`."""
+    data = path.read_bytes()
+    return SnapshotFile(META, path, len(data), hashlib.sha256(data).digest())
 
 
 async def until(condition: Callable[[], object]) -> None:

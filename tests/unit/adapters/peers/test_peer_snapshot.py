@@ -8,10 +8,10 @@ import random
 from pathlib import Path
 
 import pytest
-from peer_harness import META, Node, Proxy, World, heartbeat, until
+from peer_harness import META, Node, Proxy, World, heartbeat, offered, until
 
 from appliance.adapters.peer_protocol import SNAPSHOT_CHUNK_BYTES
-from appliance.node.peer_ports import SnapshotFile, SnapshotRefused
+from appliance.node.peer_ports import SnapshotRefused
 from appliance.node.ports import DiskFull
 from appliance.tables.errors import ApplianceError
 
@@ -24,11 +24,6 @@ def content(directory: Path, size: int) -> Path:
     path = directory / "snapshot.db"
     path.write_bytes(random.Random(size).randbytes(size))
     return path
-
-
-def offered(path: Path) -> SnapshotFile:
-    data = path.read_bytes()
-    return SnapshotFile(META, path, len(data), hashlib.sha256(data).digest())
 
 
 async def send(sender: Node, path: Path, *, to: int = 1) -> int:
