@@ -65,7 +65,8 @@ def told(whole: dict[str, Any], files: Iterable[str]) -> str:
     links = ", ".join(f"[reports/{name}](reports/{name})" for name in files)
     lines = [
         f"Seeds {whole['first']:,} to {whole['end'] - 1:,} at commit {', '.join(whole['commits'])}: "
-        f"{whole['events']:,} events, **{violations} violation{'' if violations == 1 else 's'}**, {whole['seconds'] / 60:.0f} minutes in "
+        f"{whole['events']:,} events, **{violations} violation{'' if violations == 1 else 's'}**, "
+        f"{whole['seconds'] / 60:.0f} minutes in "
         f"{whole['jobs']} processes on {whole['machine']['cpus']} cores. A seed has at least "
         f"{whole['events_min']:,} events, {whole['operations_min']:,} client operations and {whole['faults_min']} "
         f"faults. Everything else that was counted, machine and hash of the code: {links}.",

@@ -20,9 +20,10 @@ HEAD: Final = """\
 # Deliberate bugs, and the seeds that give them away
 
 Made by `python -m tests.sim.reports`; code_sha256 {digest}. The code proper violates nothing: each command
-switches its bug on, and prints the whole run. A transcript here has at most {lines} lines: who crashed, came back, lost its disk,
-campaigned, voted and led, how the membership changed, what clients did with the key in question, and of the end
-everything. A node whose disk was lost, or set back, is `3'`; a learner is `3?`; `7@2` is entry 7 of term 2.
+switches its bug on, and prints the whole run. A transcript here has at most {lines} lines: who crashed, came back, lost
+its disk, campaigned, voted and led, how the membership changed, what clients did with the key in question, and all of
+the end.
+A node whose disk was lost, or set back, is `3'`; a learner is `3?`; `7@2` is entry 7 of term 2.
 """
 
 
