@@ -89,7 +89,7 @@ def _restricted(plan: Plan, arguments: argparse.Namespace) -> Plan:
 
 
 def _explain(failed: Outcome, arguments: argparse.Namespace) -> None:
-    """Print a failure: its invariant, of the shortest run that was found what tells the story, and how to see it all."""
+    """Print a failure: its invariant, what tells the story of the shortest run found, and how to see all of it."""
     print(f"VIOLATED in seed {failed.plan.seed} after {failed.events} events: {failed.invariant}: {failed.detail}")
     if arguments.no_shrink or arguments.trace:
         return

@@ -18,7 +18,7 @@ WIDTH_MAX: Final = 200
 PADDING: Final = re.compile("x{9,}")  # of the clients' values
 ADDRESS: Final = frozenset({"sender", "sender_incarnation", "to", "term"})
 
-# First words of lines, the most telling ones first. What does not fit is left out from the least telling and the oldest.
+# First words of lines, the most telling first; where there is no room, the least telling and the oldest are left out.
 TELLING: Final = (
     frozenset({"lost", "set-back", "renounces", "change", "leads"}),
     frozenset({"crash", "blink", "restart", "no-room", "cut"}),

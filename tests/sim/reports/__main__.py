@@ -1,8 +1,8 @@
 """`python -m tests.sim.reports`: write docs/reports/simulator-bugs.md, and the figures in docs/SIMULATOR.md.
 
 The figures are those of the reports of ranges in docs/reports, which `python -m tests.sim --seeds A:B --jobs 2 --report
-docs/reports` writes; ranges on the same code that follow each other are added up. Nothing here depends on time or chance:
-the same code and the same reports give the same pages.
+docs/reports` writes; ranges on the same code that follow each other are added up. Nothing here depends on time or
+chance: the same code and the same reports give the same pages.
 """
 
 from __future__ import annotations

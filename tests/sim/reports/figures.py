@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ def add_up(ranges: list[dict[str, Any]]) -> dict[str, Any]:
         raise NotToBeAdded("there is no report of a range")
     if len({report["code_sha256"] for report in ranges}) > 1:
         raise NotToBeAdded("the ranges ran on different code: remove the old ones")
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in pairwise(ranges):
         if before["end"] != after["first"]:
             raise NotToBeAdded(f"a range ends before seed {before['end']}, and the next begins at {after['first']}")
     totals = Counter[str]()
@@ -63,18 +64,16 @@ def told(whole: dict[str, Any], files: Iterable[str]) -> str:
     violations = len(whole["failures"]) or "no"
     links = ", ".join(f"[reports/{name}](reports/{name})" for name in files)
     lines = [
-        f"Seeds {whole['first']:,} to {whole['end'] - 1:,} at commit {', '.join(whole['commits'])}: {whole['events']:,} "
-        f"events, **{violations} violation{'' if violations == 1 else 's'}**, {whole['seconds'] / 60:.0f} minutes in "
+        f"Seeds {whole['first']:,} to {whole['end'] - 1:,} at commit {', '.join(whole['commits'])}: "
+        f"{whole['events']:,} events, **{violations} violation{'' if violations == 1 else 's'}**, "
+        f"{whole['seconds'] / 60:.0f} minutes in "
         f"{whole['jobs']} processes on {whole['machine']['cpus']} cores. A seed has at least "
-        f"{whole['events_min']:,} events, {whole['operations_min']:,} client operations and {whole['faults_min']} faults. "
-        f"Everything else that was counted, machine and hash of the code: {links}.",
+        f"{whole['events_min']:,} events, {whole['operations_min']:,} client operations and {whole['faults_min']} "
+        f"faults. Everything else that was counted, machine and hash of the code: {links}.",
         "",
         "| what was exercised | how often |",
         "|---|---|",
-        *(f"| {what} | {count:,} |" for what, count in _exercised(totals)),
-        f"| of {len(ROLE_CHANGES)} changes of a node's role (`tests/sim/exercised.py`) | {_seen(totals, ROLE_CHANGES)} |",
-        f"| of {len(PROGRESS_CHANGES)} changes of a follower's progress | {_seen(totals, PROGRESS_CHANGES)} |",
-        f"| of {len(KINDS)} kinds of messages | {_kinds_seen(totals)} |",
+        *(f"| {what} | {count:,} |" for what, count in _exercised(totals) if count),  # older reports lack some
     ]
     return "\n".join(lines) + "\n"
 
@@ -96,6 +95,9 @@ def _exercised(totals: dict[str, int]) -> list[tuple[str, int]]:
         ("faults", of("fault ")),
         ("histories judged linearizable", of("histories linearizable")),
         ("histories given up at the search's limit", of("histories undecided")),
+        (f"of {len(ROLE_CHANGES)} changes of a node's role (`tests/sim/exercised.py`)", _seen(totals, ROLE_CHANGES)),
+        (f"of {len(PROGRESS_CHANGES)} changes of a follower's progress", _seen(totals, PROGRESS_CHANGES)),
+        (f"of {len(KINDS)} kinds of messages", _kinds_seen(totals)),
     ]
 
 

@@ -19,10 +19,11 @@ SHORT_EVENTS: Final = 1500  # one that fails within so many is good enough
 HEAD: Final = """\
 # Deliberate bugs, and the seeds that give them away
 
-Made by `python -m tests.sim.reports`; code_sha256 {digest}. What the code proper does is in none of these runs violated:
-the command switches the bug on. A transcript has at most {lines} lines: who crashed, came back, lost its disk, campaigned,
-voted and led, how the membership changed, what clients did with the key in question, and of the end everything. A node
-whose disk was lost, or set back, is `3'`; a learner is `3?`; `7@2` is entry 7 of term 2. The command prints the whole run.
+Made by `python -m tests.sim.reports`; code_sha256 {digest}. The code proper violates nothing: each command
+switches its bug on, and prints the whole run. A transcript here has at most {lines} lines: who crashed, came back, lost
+its disk, campaigned, voted and led, how the membership changed, what clients did with the key in question, and all of
+the end.
+A node whose disk was lost, or set back, is `3'`; a learner is `3?`; `7@2` is entry 7 of term 2.
 """
 
 
