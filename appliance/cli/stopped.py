@@ -213,7 +213,9 @@ def _nothing(directory: DataDirectory) -> CliError:
     kept: list[Any] = sorted(path.name for path in directory.path.glob(KEPT_PREFIX + "*"))
     hint = "recover the node that holds most"
     if kept:
-        hint = f"{', '.join(kept)} hold what was set aside: move the files of one into {directory.path} to see it"
+        hint = (
+            f"move the files of {' or '.join(kept)} there, in the place of {RAFT_FILE}* and {LEDGER_FILE}*, to see them"
+        )
     return CliError(
         Exit.NOT_FOUND, f"{directory.path} holds nothing that a cluster could go on from", hint=hint, code="not_found"
     )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.raft.messages import Configuration, Member, MemberRole
 
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
-COMMAND = "`appliance cluster recover --config FILE`"
+COMMAND: Final = "`appliance cluster recover --config FILE`"
+ALL_LOST: Final = (
+    "no node that answers holds data of the cluster: start one that does; when there is none, stop the node that held "
+    "most, move what is kept in its damaged-* back in the place of its raft.db* and ledger.db*, and "
+    f"{COMMAND} says what can be saved"
+)
 
 
 def way_out(driver: Driver) -> str:
@@ -25,7 +30,7 @@ def way_out(driver: Driver) -> str:
     forgetful = [member.node_id for member in voters if _is_another(driver, member)]
     quorum = configuration.quorum()
     if not voters:
-        return ""
+        return ALL_LOST if driver.founding is not None and driver.founding.lost else ""
     if len(voters) - len(forgetful) < quorum:
         return (
             f"{nodes_text(forgetful)} of {len(voters)} voters lost what they had promised, so that no leader can be "
@@ -47,6 +52,7 @@ def _latest(driver: Driver) -> Configuration:
     known = [(hello.configuration, hello.configuration_index) for hello in driver.members.hellos.values()]
     if driver.core is not None:
         known.append((driver.core.state.configuration, driver.core.state.configuration_index))
+    known = [each for each in known if each[0].members]
     return max(known, key=lambda each: (len(each[0].recoveries), each[1]), default=(Configuration(), 0))[0]
 
 
