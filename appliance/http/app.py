@@ -17,7 +17,8 @@ from appliance.http.front import REQUEST_SCOPE_KEY, AsgiApp, Front
 from appliance.http.gateway import Gateway, GatewayDeps
 from appliance.http.openapi import describe
 from appliance.http.query import parse_query
-from appliance.http.routes import PLAIN_ROUTES, Route
+from appliance.http.route import Route
+from appliance.http.routes import PLAIN_ROUTES
 from appliance.tables.errors import ApplianceError
 from appliance.tables.roles import Access
 

@@ -21,7 +21,7 @@ from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, H
 from appliance.http.gateway import CLIENT_GONE_STATUS
 from appliance.http.limits import HOT_TARGET_BYTES_MAX, PIPELINE_MAX
 from appliance.http.protocol import GatewayProtocol
-from appliance.http.routes import Route
+from appliance.http.route import Route
 
 _NOTHING_LEFT: Final = (0.0, 0)
 _NOT_SIMPLE: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from appliance.http.routes import Route
+from appliance.http.route import Route
 from appliance.node.ports import Span
 from appliance.tables.errors import ApplianceError
 

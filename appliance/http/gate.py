@@ -9,7 +9,7 @@ from appliance.admission.keys import ApiKey, KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.exchange import Exchange
 from appliance.http.problems import RefusedError
-from appliance.http.routes import Route
+from appliance.http.route import Route
 from appliance.node.ports import Instruments, Log
 from appliance.tables.errors import ApplianceError
 from appliance.tables.roles import GRANTS, Access

@@ -37,6 +37,7 @@ from appliance.http.kv import DeleteRoute, KeyRoutes, PutRoute, decode_key, key_
 from appliance.http.meter import Meter
 from appliance.http.ports import AuditEngine, GatewayTracer, RenderMetrics
 from appliance.http.problems import method_not_allowed, problem
+from appliance.http.route import Route
 from appliance.http.routes import (
     HISTORY_ROUTES,
     KV_ROUTES,
@@ -46,7 +47,6 @@ from appliance.http.routes import (
     SHORT_METHODS,
     SHORT_ROUTES,
     UNMATCHED,
-    Route,
 )
 from appliance.http.status import StatusRoutes
 from appliance.ledger.commands import REQUEST_ID_BYTES_MAX

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from appliance.http.exchange import Exchange, GatewayResponse, Settled
 from appliance.http.query import integer, key_text, linearizable, page_size, parse_query
-from appliance.http.routes import HISTORY_ROUTES, KV_ROUTES, PLAIN_ROUTES, Route
+from appliance.http.route import Route
+from appliance.http.routes import HISTORY_ROUTES, KV_ROUTES, PLAIN_ROUTES
 from appliance.http.wire import etag, json_response, rfc3339, safe_integer
 from appliance.http.writes import WriteRoute, delete_condition, put_condition, write_request
 from appliance.ledger.commands import Op, Operation, WriteRequest, WriteResult

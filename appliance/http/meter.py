@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from appliance.http.limits import LATENCY_SAMPLES
-from appliance.http.routes import DATA_OPS, Op, Route
+from appliance.http.route import DATA_OPS, Op, Route
 from appliance.node.ports import Instruments
 from appliance.tables.errors import ERRORS
 

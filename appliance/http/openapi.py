@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from appliance.http.openapi_shapes import ANSWERS, BODIES, HEADER_PARAMETERS, QUERY_PARAMETERS, SCHEMAS
+from appliance.http.openapi_schemas import SCHEMAS
+from appliance.http.openapi_shapes import ANSWERS, BODIES, HEADER_PARAMETERS, QUERY_PARAMETERS
 from appliance.http.problems import PROBLEM_TYPE, TYPE_PREFIX
-from appliance.http.routes import ROUTES, Route
+from appliance.http.route import Route
+from appliance.http.routes import ROUTES
 from appliance.tables.errors import ERRORS, ErrorRow
 from appliance.tables.roles import GRANTS, Access
 

@@ -270,9 +270,9 @@ class NodeService(Protocol):
         """Wait until the ledger file holds everything applied when this was called; answers its path."""
         ...
 
-    async def checkpoint(self) -> CheckpointAnswer:
-        """The latest checkpoint; the latest that witnesses cosigned, where that is not much older. Raises
-        `not_published`, `no_log_key`, `verification_failed`.
+    async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
+        """The latest checkpoint; the latest that witnesses cosigned, where that is not much older. Waits for one of
+        `size_min` leaves at least. Raises `not_published`, `no_log_key`, `verification_failed`.
         """
         ...
 
@@ -302,8 +302,8 @@ class NodeService(Protocol):
         """
         ...
 
-    async def receipt(self, leaf_index: int) -> InclusionAnswer:
-        """The inclusion of a leaf that was just written. Raises as `prove`."""
+    async def receipt(self, first_leaf: int, count: int) -> list[InclusionAnswer]:
+        """The inclusion of the leaves of a write, all in one checkpoint's tree. Raises as `prove`."""
         ...
 
     def health(self) -> Health:

@@ -41,13 +41,14 @@ class Proving:
         self._publishing = publishing
         self._reading = reading
 
-    async def checkpoint(self) -> CheckpointAnswer:
+    async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
         """The latest checkpoint to show to others."""
         machine = self._driver.applier.machine
         cosigned = machine.cosigned
-        if cosigned.tree_size and machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX:
+        is_fresh = machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX
+        if cosigned.tree_size >= max(1, size_min) and is_fresh:
             return self._answer(await self._publishing.signed(cosigned))
-        return self._answer(await self._publishing.latest())
+        return self._answer(await self._publishing.latest(size_min))
 
     def _answer(self, signed: SignedTree) -> CheckpointAnswer:
         machine, note = self._driver.applier.machine, format_note(signed.note)
@@ -85,26 +86,30 @@ class Proving:
     async def prove(self, key: str) -> InclusionAnswer:
         """Prove the latest operation on a key."""
         leaf_index = (await self._reading.head(key)).leaf_index
-        return await self._prove(leaf_index, key)
+        (answer,) = await self._prove(leaf_index, 1, key)
+        return answer
 
-    async def receipt(self, leaf_index: int) -> InclusionAnswer:
-        """Prove a leaf."""
-        return await self._prove(leaf_index, None)
+    async def receipt(self, first_leaf: int, count: int) -> list[InclusionAnswer]:
+        """Prove the leaves of a write."""
+        return await self._prove(first_leaf, count, None)
 
-    async def _prove(self, leaf_index: int, key: str | None) -> InclusionAnswer:
-        signed = await self._publishing.latest(leaf_index + 1)
+    async def _prove(self, first_leaf: int, count: int, key: str | None) -> list[InclusionAnswer]:
+        signed = await self._publishing.latest(first_leaf + count)
         size, root = signed.tree.tree_size, signed.tree.root
         tree = self._driver.ledger_store.tree
+        leaves = range(first_leaf, first_leaf + count)
 
-        def read() -> tuple[NewLeaf, list[bytes]]:
-            return tree.leaf(leaf_index), tree.inclusion(leaf_index, size)
+        def read() -> list[tuple[NewLeaf, list[bytes]]]:
+            return [(tree.leaf(one), tree.inclusion(one, size)) for one in leaves]
 
-        stored, path = await self._read(read)
-        wrong = _what_is_wrong(stored, path, key, size, root)
-        if wrong:
-            self._driver.findings.report(Finding.PROOF_FAILED, wrong)
-            raise self._publishing.failed()
-        return InclusionAnswer(leaf_index, stored.leaf, tuple(path), self._answer(signed), stored.salt)
+        answer, answers = self._answer(signed), []
+        for stored, path in await self._read(read):
+            wrong = _what_is_wrong(stored, path, key, size, root)
+            if wrong:
+                self._driver.findings.report(Finding.PROOF_FAILED, wrong)
+                raise self._publishing.failed()
+            answers.append(InclusionAnswer(stored.leaf_index, stored.leaf, tuple(path), answer, stored.salt))
+        return answers
 
     async def _read(self, read: Callable[[], T]) -> T:
         try:

@@ -232,9 +232,9 @@ class Service:
 
     # -- proofs
 
-    async def checkpoint(self) -> CheckpointAnswer:
+    async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
         """The latest checkpoint."""
-        return await self._proving.checkpoint()
+        return await self._proving.checkpoint(size_min)
 
     async def tile(self, tile: TileId) -> bytes:
         """The hashes of a tile."""
@@ -256,9 +256,9 @@ class Service:
         """Prove the latest operation on a key."""
         return await self._proving.prove(key)
 
-    async def receipt(self, leaf_index: int) -> InclusionAnswer:
-        """Prove a leaf that was just written."""
-        return await self._proving.receipt(leaf_index)
+    async def receipt(self, first_leaf: int, count: int) -> list[InclusionAnswer]:
+        """Prove the leaves of a write."""
+        return await self._proving.receipt(first_leaf, count)
 
     # -- the cluster
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 import pytest
 from http_rig import KEYS, Rig, assert_problem, running
 
-from appliance.http.routes import ROUTES, Route
+from appliance.http.route import Route
+from appliance.http.routes import ROUTES
 from appliance.tables.roles import Access, Role
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,8 @@ import pytest
 from http_rig import Rig, running
 
 from appliance.http.openapi import describe
-from appliance.http.routes import ROUTES, Route
+from appliance.http.route import Route
+from appliance.http.routes import ROUTES
 from appliance.tables.errors import ERRORS
 from appliance.tables.roles import Access
 

@@ -82,9 +82,9 @@ async def test_the_leader_publishes_what_has_grown_once_an_interval(rig: Rig, pe
 
 async def test_a_checkpoint_is_signed_once_the_file_holds_its_tree(rig: Rig, peers: Peers) -> None:
     leaf_index = await write(rig, "a")
-    waiting = asyncio.create_task(rig.service.receipt(leaf_index))
+    waiting = asyncio.create_task(rig.service.receipt(leaf_index, 1))
     await publish(rig)
-    receipt = await asyncio.wait_for(waiting, WAIT_S)
+    (receipt,) = await asyncio.wait_for(waiting, WAIT_S)
     opened(rig, receipt.checkpoint)
     assert verify_inclusion(leaf_hash(receipt.leaf), leaf_index, 1, receipt.path, receipt.checkpoint.root)
     first = await rig.service.checkpoint()
@@ -94,6 +94,10 @@ async def test_a_checkpoint_is_signed_once_the_file_holds_its_tree(rig: Rig, pee
     await publish(rig)
     second = await rig.service.checkpoint()
     opened(rig, second)
+    receipts = await rig.service.receipt(1, 3)
+    assert {one.checkpoint.note for one in receipts} == {second.note}
+    for place, one in enumerate(receipts, start=1):
+        assert verify_inclusion(leaf_hash(one.leaf), place, second.size, one.path, second.root)
     proof = await rig.service.consistency(first.size, second.size)
     assert verify_consistency(first.size, second.size, proof, first.root, second.root)
     assert await rig.service.inclusion(2, 4) == list((await rig.service.prove("c")).path)
@@ -169,6 +173,7 @@ async def test_what_witnesses_say_is_shown_with_the_tree_that_they_saw(rig: Rig)
     await until(lambda: rig.driver.applier.applied_index == 6, "everything is applied")
     later = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
     assert later.note == answer.note + f"{line}\n".encode(), "it is not much older than the latest"
+    assert (await asyncio.wait_for(rig.service.checkpoint(2), WAIT_S)).size == 2, "it is too small for who asks"
     much_later = 6 + 61 * SECOND_US
     rig.take([put(7), checkpoint_at(8, much_later)], commit=8)
     await until(lambda: rig.driver.applier.applied_index == 8, "everything is applied")
@@ -181,7 +186,7 @@ async def test_a_pause_publishes_what_is_about_to_rest(rig: Rig, peers: Peers) -
     leaf_index = await write(rig, "a")
     await asyncio.wait_for(rig.service.pause_writes(60.0, "carol", "p"), WAIT_S)
     assert published_size(rig) == 1
-    await asyncio.wait_for(rig.service.receipt(leaf_index), WAIT_S)
+    await asyncio.wait_for(rig.service.receipt(leaf_index, 1), WAIT_S)
     last_index = rig.driver.applier.applied_index
     rig.publishing.publish_if_due()
     assert rig.driver.applier.applied_index == last_index
