@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from appliance.ledger.encoding import LeafError, decode_leaf, value_hash
-from appliance.ledger.merkle import leaf_hash, root_from_inclusion
+from appliance.ledger.merkle import inclusion_proof, leaf_hash, root_from_inclusion
 from appliance.ledger.note import format_note
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, BundleId, TileId
+from appliance.ledger.tiles import TileError, TileNodes
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
 from appliance.node.findings import Finding
 from appliance.node.ports import LeavesUnavailable, StorageError
@@ -97,23 +98,31 @@ class Proving:
         signed = await self._publishing.latest(first_leaf + count)
         size, root = signed.tree.tree_size, signed.tree.root
         tree = self._driver.ledger_store.tree
-        leaves = range(first_leaf, first_leaf + count)
 
-        def read() -> list[tuple[NewLeaf, list[bytes]]]:
-            return [(tree.leaf(one), tree.inclusion(one, size)) for one in leaves]
+        def read() -> tuple[list[tuple[NewLeaf, list[bytes]]], str]:
+            nodes = cache(TileNodes(size, tree.tile))  # neighbouring leaves have most of their paths in common
+            found: list[tuple[NewLeaf, list[bytes]]] = []
+            for leaf_index in range(first_leaf, first_leaf + count):
+                stored, path = tree.leaf(leaf_index), inclusion_proof(leaf_index, size, nodes)
+                wrong = _what_is_wrong(stored, path, key, size, root)
+                if wrong:
+                    return [], wrong
+                found.append((stored, path))
+            return found, ""
 
-        answer, answers = self._answer(signed), []
-        for stored, path in await self._read(read):
-            wrong = _what_is_wrong(stored, path, key, size, root)
-            if wrong:
-                self._driver.findings.report(Finding.PROOF_FAILED, wrong)
-                raise self._publishing.failed()
-            answers.append(InclusionAnswer(stored.leaf_index, stored.leaf, tuple(path), answer, stored.salt))
-        return answers
+        found, wrong = await self._read(read)
+        if wrong:
+            self._driver.findings.report(Finding.PROOF_FAILED, wrong)
+            raise self._publishing.failed()
+        answer = self._answer(signed)
+        return [InclusionAnswer(one.leaf_index, one.leaf, tuple(path), answer, one.salt) for one, path in found]
 
     async def _read(self, read: Callable[[], T]) -> T:
         try:
             return await asyncio.to_thread(read)
+        except TileError as error:
+            self._driver.findings.report(Finding.PROOF_FAILED, str(error))
+            raise self._publishing.failed() from error
         except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to
             raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
 

@@ -164,6 +164,23 @@ async def test_a_value_that_was_changed_is_not_proven(rig: Rig, peers: Peers) ->
     assert "value of leaf 0" in error.detail
 
 
+async def test_nothing_is_proven_from_a_truncated_tile(rig: Rig, peers: Peers) -> None:
+    operations = tuple(Operation(Op.PUT, f"k{n}", b"v") for n in range(300))
+    await rig.service.write(WriteRequest(operations, "tester", "r", batch=True))
+    await publish(rig)
+    receipts = await asyncio.wait_for(rig.service.receipt(0, 300), WAIT_S)
+    assert all(
+        verify_inclusion(leaf_hash(one.leaf), place, 300, one.path, one.checkpoint.root)
+        for place, one in enumerate(receipts)
+    )
+    db = apsw.Connection(str(rig.driver.settings.directory / "ledger.db"))
+    db.execute("UPDATE tiles SET hashes = substr(hashes, 1, 100)")
+    db.close()
+    for work in (rig.service.prove("k7"), rig.service.inclusion(7, 300), rig.service.consistency(7, 300)):
+        assert (await error_of(work)).code == "verification_failed"
+    assert rig.service.health().alarms == ("proof_failed",)
+
+
 async def test_what_witnesses_say_is_shown_with_the_tree_that_they_saw(rig: Rig) -> None:
     line = "\u2014 witness.example/w AAAAAAAA"
     rig.take([put(2), checkpoint_at(3, 3)], commit=3)
