@@ -191,6 +191,4 @@ def exit_of(code: str, status: int) -> Exit:
 def finding(code: str, message: str, *, hint: str = "", status: int = 0) -> CliError:
     """What `verify` found, as the error that it ends with; `code` is one of `EXIT_OF_FINDING`."""
     exit_code = EXIT_OF_FINDING[code]
-    return CliError(
-        exit_code, message, hint=hint, code=code, retryable=exit_code is Exit.UNAVAILABLE, status=status
-    )
+    return CliError(exit_code, message, hint=hint, code=code, retryable=exit_code is Exit.UNAVAILABLE, status=status)

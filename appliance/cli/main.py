@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, status, writes
+from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, status, verify, writes
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.output import report
 from appliance.cli.session import Output, open_session
@@ -155,6 +155,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(writes.app, name="writes")
 compact.register(app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(verify.app, name="verify")
 app.add_typer(node.app, name="node")
 
 

@@ -1,17 +1,18 @@
-"""What `verify` fetches from nodes that it does not trust: every answer has a bound, and what is wrong with it a name."""
+"""What `verify` fetches from nodes that it does not trust: every answer has a bound, every fault a name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Self
 
 import msgspec
 
 from appliance.cli.client import TOO_LONG, Client
 from appliance.cli.exits import CliError, finding
 from appliance.cli.paths import key_path
-from appliance.ledger.encoding import SALT_BYTES
+from appliance.ledger.canonical import read_decimal
+from appliance.ledger.encoding import INTEGER_MAX, SALT_BYTES
 from appliance.ledger.merkle import HASH_BYTES
 from appliance.ledger.note import NOTE_BYTES_MAX
 from appliance.ledger.proof_file import PATH_LINES_MAX, PROOF_BYTES_MAX
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 LEAF_BYTES_MAX: Final = 8192  # docs/LEDGER-FORMAT.md: a leaf has at most about 5 KB
 CONSISTENCY_BYTES_MAX: Final = 64 * 1024  # 63 hashes in hex, and words
 VALUE_BYTES_MAX: Final = 64 * 1024 * 1024  # the upper bound of [storage] max_value_size
+HISTORY_BYTES_MAX: Final = 64 * 1024
 PAGE_KEYS: Final = 1000
 PAGE_BYTES_MAX: Final = PAGE_KEYS * (6 * 1024 + 256)  # keys of 1,024 bytes, all escaped
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
+
+_CONSISTENCY: Final = "/log/proof/consistency"
 
 
 class FetchedValue(NamedTuple):
@@ -45,9 +51,9 @@ class ListedKey(msgspec.Struct, frozen=True):
     """A row of GET /kv."""
 
     key: str
-    version: int
-    leaf_index: int
-    size: int
+    version: Count
+    leaf_index: Count
+    size: Count
     timestamp: str
 
 
@@ -59,7 +65,16 @@ class KeyPage(msgspec.Struct, frozen=True):
 
 
 class _Consistency(msgspec.Struct, frozen=True):
-    hashes: list[str]
+    path: list[str]
+    checkpoint: str | None = None
+
+
+class _Newest(msgspec.Struct, frozen=True):
+    leaf_index: Count
+
+
+class _History(msgspec.Struct, frozen=True):
+    versions: list[_Newest]
 
 
 class LogSource:
@@ -87,6 +102,14 @@ class LogSource:
         """The latest checkpoint, as a note. Raises `CliError`, like all calls here."""
         return self._get("/log/checkpoint", NOTE_BYTES_MAX, "checkpoint_malformed")
 
+    def checkpoint_beyond(self, size_min: int) -> bytes:
+        """A checkpoint of so many entries at least; the node waits for it."""
+        answer = self._get(_CONSISTENCY, 2 * NOTE_BYTES_MAX, "checkpoint_malformed", {"from": size_min})
+        try:
+            return (msgspec.json.decode(answer.body, type=_Consistency).checkpoint or "").encode()
+        except (msgspec.MsgspecError, UnicodeError):
+            return b""
+
     def proof_file(self, key: str) -> Answer:
         """A proof file of the latest operation on a key."""
         return self._get(key_path("/log/proof/file", key), PROOF_BYTES_MAX, "proof_malformed")
@@ -94,13 +117,9 @@ class LogSource:
     def consistency(self, first_size: int, second_size: int) -> list[bytes] | None:
         """The hashes of a consistency proof, lowest first; None when what the node answers is none."""
         try:
-            answer = self._get(
-                "/log/proof/consistency",
-                CONSISTENCY_BYTES_MAX,
-                "no_consistency",
-                {"from": first_size, "to": second_size},
-            )
-            hashes = [bytes.fromhex(text) for text in msgspec.json.decode(answer.body, type=_Consistency).hashes]
+            params = {"from": first_size, "to": second_size}
+            answer = self._get(_CONSISTENCY, CONSISTENCY_BYTES_MAX, "no_consistency", params)
+            hashes = [bytes.fromhex(text) for text in msgspec.json.decode(answer.body, type=_Consistency).path]
         except (msgspec.MsgspecError, ValueError):
             return None
         fits = len(hashes) <= PATH_LINES_MAX + 1 and all(len(one) == HASH_BYTES for one in hashes)
@@ -121,12 +140,22 @@ class LogSource:
         headers = answer.headers
         try:
             salt = bytes.fromhex(headers.get("scribe-salt", ""))
-            leaf_index, version = int(headers.get("scribe-leaf-index", "")), int(headers.get("etag", "").strip('"'))
         except ValueError:
-            salt, leaf_index, version = b"", 0, 0
-        if len(salt) != SALT_BYTES:
+            salt = b""
+        leaf_index = read_decimal(headers.get("scribe-leaf-index", ""))
+        version = read_decimal(headers.get("etag", "").strip('"'))
+        if leaf_index is None or version is None or len(salt) != SALT_BYTES:
             raise finding("wrong_value", f"{answer.url} answers a value without version, leaf index and salt")
         return FetchedValue(answer.body, salt, leaf_index, version, answer.url)
+
+    def newest_leaf(self, key: str) -> int:
+        """The leaf index of the last operation on a key, as the node's history of it says; -1 where it has none."""
+        answer = self._get(key_path("/history", key), HISTORY_BYTES_MAX, "list_wrong", {"limit": 1})
+        try:
+            versions = msgspec.json.decode(answer.body, type=_History, strict=False).versions
+        except (msgspec.MsgspecError, UnicodeError):
+            versions = []
+        return versions[0].leaf_index if versions else -1
 
     def keys(self, after: str) -> KeyPage:
         """A page of the present keys behind `after`."""

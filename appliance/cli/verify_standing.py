@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CONSISTENCY: Final = "consistency"
 NODES_AT_ONCE: Final = 16
 
+_NO_PROOF: Final = "no node can prove that the larger of the two trees continues the smaller one"
+
+N = TypeVar("N")
 T = TypeVar("T")
 
 
@@ -70,7 +73,9 @@ def compare(session: Session, memory: CheckpointMemory, seen: Seen, log: Ed25519
             reason = f"continues the checkpoint of {last_size} entries that was seen before"
         else:
             _lag(session, memory, last, seen, log)
-            reason = f"the node is behind: it is continued by the checkpoint of {last_size} entries that was seen before"
+            reason = (
+                f"the node is behind: it is continued by the checkpoint of {last_size} entries that was seen before"
+            )
         return Standing(VerifyCheck(name=CONSISTENCY, result=CheckResult.PASSED, reason=reason), last)
 
 
@@ -79,10 +84,10 @@ def forked(memory: CheckpointMemory, first: Seen, second: Seen, why: str) -> Cli
     return _alarm(memory, "log_forked", f"the log {first.checkpoint.origin} has forked: {why}", first, second)
 
 
-def at_all(urls: Sequence[str], ask: Callable[[str], T]) -> list[T]:
+def at_all(nodes: Sequence[N], ask: Callable[[N], T]) -> list[T]:
     """Ask all nodes at once."""
-    with ThreadPoolExecutor(max(1, min(len(urls), NODES_AT_ONCE))) as pool:
-        return list(pool.map(ask, urls))
+    with ThreadPoolExecutor(max(1, min(len(nodes), NODES_AT_ONCE))) as pool:
+        return list(pool.map(ask, nodes))
 
 
 def _same(memory: CheckpointMemory, last: Seen, seen: Seen) -> str:
@@ -97,9 +102,7 @@ def _continue(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen
             return
     except CliError as error:
         raise _unproven(error, last, seen) from None
-    raise forked(
-        memory, last, seen, f"no node can prove that the larger of the two trees continues the smaller one"
-    )
+    raise forked(memory, last, seen, _NO_PROOF)
 
 
 def _lag(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, log: Ed25519Verifier) -> None:
@@ -110,9 +113,7 @@ def _lag(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, log
         if error.exit_code is Exit.AUTH:
             raise
         raise _shrunk(session, memory, last, seen, log) from None
-    raise forked(
-        memory, last, seen, "no node can prove that the larger of the two trees continues the smaller one"
-    )
+    raise forked(memory, last, seen, _NO_PROOF)
 
 
 def _is_proven(session: Session, smaller: Seen, larger: Seen) -> bool:
@@ -137,9 +138,7 @@ def _proves(session: Session, url: str, smaller: Seen, larger: Seen) -> bool:
     )
 
 
-def _shrunk(
-    session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, log: Ed25519Verifier
-) -> CliError:
+def _shrunk(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, log: Ed25519Verifier) -> CliError:
     """What it means that no node has as many entries as were seen before."""
 
     def look(url: str) -> int | None:
