@@ -14,13 +14,13 @@ from litestar.response.base import ASGIResponse
 
 from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, Handler
 from appliance.http.front import REQUEST_SCOPE_KEY, AsgiApp, Front
+from appliance.http.gate import opened_by
 from appliance.http.gateway import Gateway, GatewayDeps
 from appliance.http.openapi import describe
 from appliance.http.query import parse_query
 from appliance.http.route import Route
 from appliance.http.routes import PLAIN_ROUTES
 from appliance.tables.errors import ApplianceError
-from appliance.tables.roles import Access
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -31,7 +31,7 @@ _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"
 def create_app(deps: GatewayDeps) -> Front:
     """Build the application of the client port from everything it needs."""
     gateway = Gateway(deps)
-    description = describe(deps.version, Access(deps.settings.security.metrics_access))
+    description = describe(deps.version, opened_by(deps.settings))
     handlers = {**gateway.handlers, "get_openapi": _document(msgspec.json.encode(description))}
     litestar = Litestar(
         route_handlers=[_route(gateway, route, handlers[route.name]) for route in PLAIN_ROUTES],

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from appliance.http.exchange import Exchange, GatewayResponse
+from appliance.http.exchange import Exchange
 from appliance.http.limits import BATCH_BYTES_MAX
-from appliance.http.query import parse_query
-from appliance.http.wire import VERSION_MAX, json_response, rfc3339, safe_integer
+from appliance.http.receipts import Receipts
+from appliance.http.wire import VERSION_MAX, rfc3339, safe_integer
 from appliance.http.writes import WriteRoute, write_request
 from appliance.ledger.commands import MUST_BE_ABSENT, Op, Operation, WriteRequest, WriteResult
 from appliance.ledger.keys import check_key_text
@@ -52,18 +52,18 @@ class BatchRoute(WriteRoute):
 
     Args:
         node: carries out.
+        receipts: proves what was written.
         value_bytes_max: bound of one value.
         operations_max: bound of their number.
     """
 
-    def __init__(self, node: NodeService, *, value_bytes_max: int, operations_max: int) -> None:
-        super().__init__(node, BATCH_BYTES_MAX, "bytes of a batch")
+    def __init__(self, node: NodeService, receipts: Receipts, *, value_bytes_max: int, operations_max: int) -> None:
+        super().__init__(node, receipts, BATCH_BYTES_MAX, "bytes of a batch")
         self._value_bytes_max = value_bytes_max
         self._operations_max = operations_max
 
     def condition(self, exchange: Exchange) -> int | None:
         """None: the conditions of a batch stand in its operations."""
-        parse_query(exchange.request.query, ())
         for name in (b"if-match", b"if-none-match"):
             if name in exchange.head:
                 raise ApplianceError(
@@ -75,9 +75,9 @@ class BatchRoute(WriteRoute):
         """Several operations."""
         return write_request(exchange, b"/batch", self._operations(body), body, batch=True)
 
-    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+    def content(self, request: WriteRequest, result: WriteResult) -> dict[str, Any]:
         """Where each operation went."""
-        return json_response(_written(request.operations, result))
+        return _written(request.operations, result)
 
     def _operations(self, body: bytes) -> tuple[Operation, ...]:
         try:

@@ -73,6 +73,7 @@ class Exchange(Struct):
         actor: name of the API key, empty on an open route.
         key: the key that the path names, once it has been decoded.
         handed_over: whether a write was handed to the node, so that its outcome may be open.
+        waited_s: how long the client chose to wait for more than the work itself: that is no latency.
     """
 
     request: GatewayRequest
@@ -85,6 +86,7 @@ class Exchange(Struct):
     actor: str = ""
     key: str = ""
     handed_over: bool = False
+    waited_s: float = 0.0
 
     def once(self, name: bytes) -> str | None:
         """The value of a header that must not come twice, as ASCII; None when it is absent. Raises `bad_request`."""

@@ -98,6 +98,7 @@ class Front:
 
 async def _send(response: GatewayResponse, send: Send) -> None:
     body = response.body
-    response.headers.append((b"content-length", b"%d" % len(body)))
+    if response.status != 304:  # its length would be that of the answer that the client has (RFC 9110, 8.6)
+        response.headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

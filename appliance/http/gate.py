@@ -13,6 +13,7 @@ from appliance.http.route import Route
 from appliance.node.ports import Instruments, Log
 from appliance.tables.errors import ApplianceError
 from appliance.tables.roles import GRANTS, Access
+from appliance.tables.settings import Settings
 
 HOW_TO_SHOW_A_KEY: Final = (
     "Send one as X-API-Key or as Authorization: Bearer. The bundled stack keeps its keys in .scribe/credentials.env: "
@@ -27,11 +28,11 @@ class Gate:
     """Lets a request through or raises `unauthenticated`, `forbidden` or `rate_limited`."""
 
     def __init__(
-        self, *, keys: KeyRegistry, limiter: RateLimiter, metrics_access: Access, instruments: Instruments, log: Log
+        self, *, keys: KeyRegistry, limiter: RateLimiter, opened: frozenset[Access], instruments: Instruments, log: Log
     ) -> None:
         self._keys = keys
         self._limiter = limiter
-        self._metrics_access = metrics_access
+        self._opened = opened
         self._log = log
         self._logged_s = float("-inf")
         self._limited = instruments.counter("scribe_rate_limited_total")
@@ -44,11 +45,14 @@ class Gate:
         """Admit a request to `route` at `now_s` (monotonic) and note its actor on the exchange.
 
         A request that shows no known key is counted by its address before it is refused, so that guessing is limited.
+        On a route that is open by setting, who shows a key that would do is known by it all the same.
         """
-        access = self._metrics_access if route.access is Access.METRICS else route.access
-        if access is Access.NOBODY:
+        access = route.access
+        if access in self._opened:
             if route.limited:
                 self._limit(self._limiter.wait_for_address_s(exchange.request.client, now_s))
+            if access is not Access.NOBODY:
+                exchange.actor = self._known(exchange, access)
             return
         presented = _presented(exchange.head)
         key = self._keys.find(presented) if presented else None
@@ -59,6 +63,12 @@ class Gate:
         if access not in GRANTS[key.role]:
             raise self._forbidden(exchange, route, key, access, now_s)
         exchange.actor = key.name
+
+    def _known(self, exchange: Exchange, access: Access) -> str:
+        """Name of the key that a request shows, if that allows the access; else an empty text."""
+        presented = _presented(exchange.head)
+        key = self._keys.find(presented) if presented else None
+        return key.name if key is not None and access in GRANTS[key.role] else ""
 
     def _limit(self, wait_s: float) -> None:
         if wait_s > 0.0:
@@ -96,6 +106,16 @@ class Gate:
                 route=f"{route.method} {route.path}",
                 request_id=exchange.request_id,
             )
+
+
+def opened_by(settings: Settings) -> frozenset[Access]:
+    """What needs no API key by these settings."""
+    opened = {Access.NOBODY}
+    if settings.security.metrics_access == Access.NOBODY:
+        opened.add(Access.METRICS)
+    if settings.log.public:
+        opened.add(Access.LOG)
+    return frozenset(opened)
 
 
 def _presented(head: dict[bytes, bytes]) -> bytes:

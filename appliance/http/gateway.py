@@ -32,28 +32,31 @@ from appliance.http.exchange import (
     Settled,
     Starter,
 )
-from appliance.http.gate import Gate
+from appliance.http.gate import Gate, opened_by
 from appliance.http.kv import DeleteRoute, KeyRoutes, PutRoute, decode_key, key_of
+from appliance.http.log import LogRoutes
 from appliance.http.meter import Meter
 from appliance.http.ports import AuditEngine, GatewayTracer, RenderMetrics
 from appliance.http.problems import method_not_allowed, problem
+from appliance.http.receipts import Receipts
 from appliance.http.route import Route
 from appliance.http.routes import (
     HISTORY_ROUTES,
     KV_ROUTES,
     NOT_SERVED_YET,
     PLAIN_ROUTES,
+    RAW_PATH_ROUTES,
     RESERVED,
     SHORT_METHODS,
     SHORT_ROUTES,
     UNMATCHED,
 )
 from appliance.http.status import StatusRoutes
+from appliance.http.verify import VerifyRoute
 from appliance.ledger.commands import REQUEST_ID_BYTES_MAX
 from appliance.node.api import NodeService
 from appliance.node.ports import Clock, Instruments, Log, Span
 from appliance.tables.errors import ApplianceError
-from appliance.tables.roles import Access
 from appliance.tables.settings import Settings
 
 Endpoints = dict[str, tuple[Route, Handler]]  # by method
@@ -95,7 +98,7 @@ class Gateway:
         self._gate = Gate(
             keys=deps.keys,
             limiter=deps.limiter,
-            metrics_access=Access(settings.security.metrics_access),
+            opened=opened_by(settings),
             instruments=deps.instruments,
             log=deps.log,
         )
@@ -103,10 +106,12 @@ class Gateway:
         self._id_numbers = count(1)
 
         keys = KeyRoutes(deps.node)
-        put, delete = PutRoute(deps.node, settings.storage.max_value_size), DeleteRoute(deps.node)
+        receipts = Receipts(deps.node, deps.clock, deps.log)
+        put, delete = PutRoute(deps.node, receipts, settings.storage.max_value_size), DeleteRoute(deps.node)
         status = StatusRoutes(deps.node, self._meter, deps.render_metrics)
         batch = BatchRoute(
             deps.node,
+            receipts,
             value_bytes_max=settings.storage.max_value_size,
             operations_max=settings.performance.max_batch_operations,
         )
@@ -116,7 +121,18 @@ class Gateway:
         by_method: dict[str, Handler] = {"PUT": put.handle, "GET": keys.get, "DELETE": delete.handle}
         self._kv = _endpoints(KV_ROUTES, by_method)
         self._short = _endpoints(SHORT_ROUTES, by_method)
-        self._history = _endpoints(HISTORY_ROUTES, {"GET": keys.history})
+        log, verify = LogRoutes(deps.node, public=settings.log.public), VerifyRoute(deps.node)
+        raw: dict[str, Handler] = {
+            "verify_key": verify.handle,
+            "get_proof_file": log.proof_file,
+            "get_entries": log.entries,
+            "get_tile": log.tile,
+        }
+        self._by_prefix: list[tuple[bytes, Endpoints]] = [
+            (b"/kv/", self._kv),
+            (b"/history/", _endpoints(HISTORY_ROUTES, {"GET": keys.history})),
+            *((_prefix(route), {route.method: (route, raw[route.name])}) for route in RAW_PATH_ROUTES),
+        ]
         self.handlers: dict[str, Handler] = {
             "list_keys": keys.list_keys,
             "write_batch": batch.handle,
@@ -127,6 +143,9 @@ class Gateway:
             "get_cluster": status.cluster,
             "get_nodes": status.nodes,
             "get_leader": status.leader,
+            "get_checkpoint": log.checkpoint,
+            "get_inclusion": log.inclusion,
+            "get_consistency": log.consistency,
             "query_audit": audit.query,
             "add_member": membership.add,
             "remove_member": membership.remove,
@@ -151,11 +170,8 @@ class Gateway:
     async def serve(self, request: GatewayRequest) -> GatewayResponse:
         """Answer a request on a route that is found by its raw path, and every request that no route takes."""
         path = request.raw_path
-        if path.startswith(b"/kv/"):
-            endpoints = self._kv
-        elif path.startswith(b"/history/"):
-            endpoints = self._history
-        else:
+        endpoints = next((found for prefix, found in self._by_prefix if path.startswith(prefix)), None)
+        if endpoints is None:
             refusal = _short_form_refusal(request.method, path)
             if refusal is not None:
                 return await self.refuse(request, refusal)
@@ -202,7 +218,7 @@ class Gateway:
         response = outcome if isinstance(outcome, GatewayResponse) else self._answer_to(exchange, outcome)
         response.headers.append((b"x-request-id", exchange.request_id.encode()))
         route, span = exchange.route, exchange.span
-        seconds = self._clock.monotonic_s() - exchange.begun_s
+        seconds = self._clock.monotonic_s() - exchange.begun_s - exchange.waited_s
         self._meter.answered(route, response.status, response.code, seconds, span.traceparent if span else "")
         if seconds > SLOW_S and not route.waits:
             self._log.warning(
@@ -276,6 +292,11 @@ class Gateway:
 
 def _endpoints(routes: tuple[Route, ...], handlers: dict[str, Handler]) -> Endpoints:
     return {route.method: (route, handlers[route.method]) for route in routes}
+
+
+def _prefix(route: Route) -> bytes:
+    """How the raw paths of a route begin: up to what its template leaves open."""
+    return route.path.partition("{")[0].encode()
 
 
 def _cut_short(exchange: Exchange) -> ApplianceError:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from appliance.http.exchange import Exchange, GatewayResponse, Settled
 from appliance.http.query import integer, key_text, linearizable, page_size, parse_query
+from appliance.http.receipts import Receipts
 from appliance.http.route import Route
 from appliance.http.routes import HISTORY_ROUTES, KV_ROUTES, PLAIN_ROUTES
 from appliance.http.wire import etag, json_response, rfc3339, safe_integer
@@ -57,19 +58,18 @@ class Written(Struct, frozen=True, gc=False):
 class PutRoute(WriteRoute):
     """PUT: the body becomes the key's value."""
 
-    def __init__(self, node: NodeService, value_bytes_max: int) -> None:
-        super().__init__(node, value_bytes_max, "[storage] max_value_size")
+    def __init__(self, node: NodeService, receipts: Receipts, value_bytes_max: int) -> None:
+        super().__init__(node, receipts, value_bytes_max, "[storage] max_value_size")
 
     def condition(self, exchange: Exchange) -> int | None:
         """From If-Match or If-None-Match."""
-        parse_query(exchange.request.query, ())
         return put_condition(exchange)
 
     def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
         """One put."""
         return _single(exchange, Operation(Op.PUT, exchange.key, body, if_version))
 
-    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+    def content(self, request: WriteRequest, result: WriteResult) -> Written:
         """Where the value went."""
         return _written(result)
 
@@ -78,18 +78,17 @@ class DeleteRoute(WriteRoute):
     """DELETE: a tombstone."""
 
     def __init__(self, node: NodeService) -> None:
-        super().__init__(node, 0, "")
+        super().__init__(node, None, 0, "")
 
     def condition(self, exchange: Exchange) -> int | None:
         """From If-Match."""
-        parse_query(exchange.request.query, ())
         return delete_condition(exchange)
 
     def request(self, exchange: Exchange, if_version: int | None, body: bytes) -> WriteRequest:
         """One delete."""
         return _single(exchange, Operation(Op.DELETE, exchange.key, b"", if_version))
 
-    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
+    def content(self, request: WriteRequest, result: WriteResult) -> Written:
         """Where the tombstone went."""
         return _written(result)
 
@@ -163,18 +162,16 @@ def _single(exchange: Exchange, operation: Operation) -> WriteRequest:
     return write_request(exchange, path, (operation,), operation.value, batch=False)
 
 
-def _written(result: WriteResult) -> GatewayResponse:
+def _written(result: WriteResult) -> Written:
     (one,) = result.results
-    return json_response(
-        Written(
-            "ok",
-            one.key,
-            safe_integer(one.version),
-            safe_integer(result.raft_index),
-            safe_integer(result.raft_term),
-            safe_integer(one.leaf_index),
-            rfc3339(result.timestamp_us),
-        )
+    return Written(
+        "ok",
+        one.key,
+        safe_integer(one.version),
+        safe_integer(result.raft_index),
+        safe_integer(result.raft_term),
+        safe_integer(one.leaf_index),
+        rfc3339(result.timestamp_us),
     )
 
 

@@ -9,7 +9,7 @@ from appliance.http.route import DATA_OPS, Op, Route
 from appliance.node.ports import Instruments
 from appliance.tables.errors import ERRORS
 
-_CLASSES = {2: "2xx", 4: "4xx", 5: "5xx"}  # nothing is redirected
+_CLASSES = {2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}  # of 3xx, 304 alone
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 

@@ -1,11 +1,19 @@
-"""`/openapi.json`, rendered from the table of routes, the table of errors and the shapes of `openapi_shapes`."""
+"""`/openapi.json`, rendered from the table of routes, the table of errors and the shapes beside this file."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from appliance.http.openapi_schemas import SCHEMAS
-from appliance.http.openapi_shapes import ANSWERS, BODIES, HEADER_PARAMETERS, QUERY_PARAMETERS
+from appliance.http.openapi_shapes import (
+    ANSWERS,
+    BODIES,
+    HEADER_PARAMETERS,
+    KNOWN_TAG,
+    PATH_PARAMETERS,
+    QUERY_PARAMETERS,
+)
 from appliance.http.problems import PROBLEM_TYPE, TYPE_PREFIX
 from appliance.http.route import Route
 from appliance.http.routes import ROUTES
@@ -19,6 +27,7 @@ _DESCRIPTION: Final = (
     "and never normalised: `a//b`, a trailing `/` and `%2F` belong to it. Integers above 2^53 are strings. "
     "Values and bodies are accepted under any Content-Type or none."
 )
+_IN_PATH: Final = re.compile(r"{(\w+)}")
 _SECURITY_SCHEMES: Final[_Json] = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -36,12 +45,12 @@ _ERROR_HEADERS: Final[dict[int, _Json]] = {
 }
 
 
-def describe(version: str, metrics_access: Access) -> _Json:
-    """The OpenAPI 3.1 document of this node; `metrics_access` is who may read /metrics."""
+def describe(version: str, opened: frozenset[Access]) -> _Json:
+    """The OpenAPI 3.1 document of this node; what is `opened` needs no API key."""
     paths: dict[str, _Json] = {}
     for route in ROUTES:
-        access = metrics_access if route.access is Access.METRICS else route.access
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, access)
+        operation = _operation(route, open_to_all=route.access in opened)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Scribe Ledger appliance", "version": version, "description": _DESCRIPTION},
@@ -51,9 +60,8 @@ def describe(version: str, metrics_access: Access) -> _Json:
     }
 
 
-def _operation(route: Route, access: Access) -> _Json:
-    open_to_all = access is Access.NOBODY
-    roles = ", ".join(role.value for role in GRANTS if access in GRANTS[role])
+def _operation(route: Route, *, open_to_all: bool) -> _Json:
+    roles = ", ".join(role.value for role in GRANTS if route.access in GRANTS[role])
     operation: _Json = {
         "operationId": route.name,
         "summary": route.summary,
@@ -70,18 +78,17 @@ def _operation(route: Route, access: Access) -> _Json:
 
 def _parameters(route: Route) -> list[_Json]:
     parameters: list[_Json] = [
-        {"name": name, "in": "query", "required": False, **QUERY_PARAMETERS[name]} for name in route.query
+        {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]} for name in _IN_PATH.findall(route.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": name in route.needed, **QUERY_PARAMETERS[name]}
+        for name in route.query
     ]
     parameters += [
         {"name": name, "in": "header", "required": False, **HEADER_PARAMETERS[name]} for name in route.headers
     ]
-    if route.keyed:
-        schema = {"type": "string", "minLength": 1, "maxLength": 1024}
-        text = "1 to 1,024 bytes of UTF-8 without control characters, percent-encoded"
-        parameters.insert(
-            0,
-            {"name": "key", "in": "path", "required": True, "description": text, "schema": schema, "example": "a/b"},
-        )
+    if route.cached:
+        parameters.append(KNOWN_TAG)
     return parameters
 
 
@@ -94,6 +101,9 @@ def _responses(route: Route, *, open_to_all: bool) -> dict[str, _Json]:
             "content": answer["content"],
         }
     }
+    if route.cached:
+        kept = {name: header for name, header in answer["headers"].items() if name != "Content-Encoding"}
+        responses["304"] = {"description": "The client has it", "headers": {**_REQUEST_ID_HEADER, **kept}}
     by_status: dict[int, list[ErrorRow]] = {}
     for code in sorted({*route.common_errors, *route.errors}):
         row = ERRORS[code]

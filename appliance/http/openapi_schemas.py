@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.http.limits import PAUSE_TTL_DEFAULT_S, PAUSE_TTL_MAX_S
-from appliance.http.openapi_types import BIG, FLAG, HASH, INTEGER, TEXT, TEXTS, TIME, Json, array_of, object_of, or_null
+from appliance.http.openapi_proofs import PROOF_SCHEMAS
+from appliance.http.openapi_types import (
+    BIG,
+    FLAG,
+    HASH,
+    INTEGER,
+    TEXT,
+    TEXTS,
+    TIME,
+    Json,
+    array_of,
+    object_of,
+    or_null,
+    ref,
+)
 
 _MILLISECONDS: Final[Json] = {"type": ["number", "null"]}
 _ROLE: Final[Json] = {"type": "string", "description": "leader, follower, candidate, learner, founding, outsider"}
@@ -25,7 +39,10 @@ _NODE_ID: Final[Json] = {"type": "integer", "minimum": 1, "maximum": 65_535}
 _ADDRESS: Final[Json] = {"type": "string", "maxLength": 300, "description": "host:port or [IPv6]:port"}
 _IF_VERSION: Final[Json] = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**53}
 
+_RECEIPT: Final[Json] = {"receipt": ref("Receipt"), "receipt_error": ref("ReceiptError")}
+
 SCHEMAS: Final[dict[str, Json]] = {
+    **PROOF_SCHEMAS,
     "Written": object_of(
         {
             "status": {"const": "ok"},
@@ -35,7 +52,9 @@ SCHEMAS: Final[dict[str, Json]] = {
             "term": BIG,
             "leaf_index": BIG,
             "timestamp": TIME,
-        }
+            **_RECEIPT,
+        },
+        optional=tuple(_RECEIPT),
     ),
     "Keys": object_of(
         {
@@ -71,8 +90,8 @@ SCHEMAS: Final[dict[str, Json]] = {
                     **array_of(
                         {
                             "oneOf": [
-                                {"$ref": "#/components/schemas/BatchPut"},
-                                {"$ref": "#/components/schemas/BatchDelete"},
+                                ref("BatchPut"),
+                                ref("BatchDelete"),
                             ]
                         }
                     ),
@@ -120,7 +139,9 @@ SCHEMAS: Final[dict[str, Json]] = {
                     }
                 )
             ),
-        }
+            **_RECEIPT,
+        },
+        optional=tuple(_RECEIPT),
     ),
     "Health": object_of(_HEALTH),
     "Figures": object_of(
@@ -170,7 +191,11 @@ SCHEMAS: Final[dict[str, Json]] = {
             "leader_address": TEXT,
             **_INDEXES,
             "quorum": INTEGER,
-            "members": array_of({"$ref": "#/components/schemas/Member"}),
+            "verifier_key": {
+                **or_null(TEXT),
+                "description": "Public key of the log (c2sp.org/signed-note); null where this node has no log key",
+            },
+            "members": array_of(ref("Member")),
         }
     ),
     "Leader": object_of(
@@ -227,7 +252,7 @@ SCHEMAS: Final[dict[str, Json]] = {
             "role": {"type": "string", "enum": ["voter", "learner", "removed"]},
             "changed": {**FLAG, "description": "False when it stood so before"},
             "index": {**BIG, "description": "Raft index of the configuration that acts"},
-            "members": array_of({"$ref": "#/components/schemas/Member"}),
+            "members": array_of(ref("Member")),
         }
     ),
     "LeadershipTransfer": object_of(

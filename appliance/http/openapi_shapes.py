@@ -5,7 +5,23 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.http.limits import PAGE_DEFAULT, PAGE_MAX
-from appliance.http.openapi_types import INTEGER, LEAF, TEXT, Json, array_of, json_content, object_of
+from appliance.http.openapi_proofs import PROOF_ANSWERS
+from appliance.http.openapi_types import INTEGER, LEAF, TEXT, Json, array_of, json_content, object_of, ref
+
+PATH_PARAMETERS: Final[dict[str, Json]] = {
+    "key": {
+        "description": "1 to 1,024 bytes of UTF-8 without control characters, percent-encoded",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
+        "example": "a/b",
+    },
+    "level": {"description": "Level of the tile, 0 to 63", "schema": {"type": "integer", "minimum": 0, "maximum": 63}},
+    "index": {
+        "description": "Place in the level in groups of three digits, with `.p/<width>` behind it when it is partial; "
+        "the slashes belong to it",
+        "schema": {"type": "string", "pattern": r"^(x[0-9]{3}/){0,6}[0-9]{3}(\.p/[1-9][0-9]{0,2})?$"},
+        "example": "x001/x234/067.p/112",
+    },
+}
 
 QUERY_PARAMETERS: Final[dict[str, Json]] = {
     "consistency": {
@@ -18,7 +34,18 @@ QUERY_PARAMETERS: Final[dict[str, Json]] = {
         "description": "Only keys behind this one: `next` of the page before",
         "schema": {**TEXT, "maxLength": 1024},
     },
-    "from": {"description": "Leaf index at which the page begins: `next` of the page before", "schema": LEAF},
+    "from": {
+        "description": "Of a page, the leaf index at which it begins: `next` of the page before; of a consistency "
+        "proof, the leaves of the tree that was there first",
+        "schema": LEAF,
+    },
+    "to": {"description": "Leaves of the tree that continues it; without it the latest checkpoint's", "schema": LEAF},
+    "leaf": {"description": "Index of the leaf", "schema": LEAF},
+    "size": {"description": "Leaves of the tree; without it the latest checkpoint's", "schema": LEAF},
+    "receipt": {
+        "description": "`true` waits for the checkpoint that covers the write, and answers with it and the proof",
+        "schema": {"type": "boolean", "default": False},
+    },
     "limit": {
         "description": "Items on the page",
         "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
@@ -36,10 +63,19 @@ HEADER_PARAMETERS: Final[dict[str, Json]] = {
         "example": '"3"',
     },
     "If-None-Match": {"description": "Only when the key is absent", "schema": {"type": "string", "enum": ["*"]}},
+    "Accept-Encoding": {"description": "With `gzip` in it, the answer is compressed", "schema": TEXT},
     "Idempotency-Key": {
         "description": "Makes a retry safe for 24 h; the first answer comes again with `Idempotency-Replayed: true`",
         "schema": {"type": "string", "minLength": 1, "maxLength": 128},
     },
+}
+
+KNOWN_TAG: Final[Json] = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "Entity tags of answers that the client has; one of these is answered 304",
+    "schema": TEXT,
 }
 
 _RAW_BODY: Final[Json] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -89,6 +125,7 @@ _REPLAYED_HEADER: Final[Json] = {
 _BINARY: Final[Json] = {"schema": {"type": "string", "format": "binary"}}
 
 ANSWERS: Final[dict[str, Json]] = {
+    **PROOF_ANSWERS,
     "written": {"description": "Committed", "content": json_content("Written"), "headers": _REPLAYED_HEADER},
     "value": {"description": "The value, byte for byte", "content": _RAW_BODY, "headers": _VERSION_HEADERS},
     "keys": {"description": "A page of keys", "content": json_content("Keys")},
@@ -104,7 +141,7 @@ ANSWERS: Final[dict[str, Json]] = {
     "cluster": {"description": "The cluster", "content": json_content("Cluster")},
     "nodes": {
         "description": "The members",
-        "content": json_content(object_of({"nodes": array_of({"$ref": "#/components/schemas/Member"})})),
+        "content": json_content(object_of({"nodes": array_of(ref("Member"))})),
     },
     "leader": {"description": "The leader", "content": json_content("Leader")},
     "change": {"description": "How the member stands now", "content": json_content("MemberChange")},

@@ -22,6 +22,11 @@ def object_of(properties: Json, *, optional: tuple[str, ...] = ()) -> Json:
     return {"type": "object", "required": required, "properties": properties}
 
 
+def ref(name: str) -> Json:
+    """One of the components, by its name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
 def array_of(items: Json) -> Json:
     """An array of such items."""
     return {"type": "array", "items": items}
@@ -34,7 +39,7 @@ def or_null(schema: Json) -> Json:
 
 def json_content(schema: Json | str, example: Any = None) -> Json:
     """Content of type JSON: of a schema, or of one of the components by its name."""
-    content: Json = {"schema": {"$ref": f"#/components/schemas/{schema}"} if isinstance(schema, str) else schema}
+    content: Json = {"schema": ref(schema) if isinstance(schema, str) else schema}
     if example is not None:
         content["example"] = example
     return {"application/json": content}

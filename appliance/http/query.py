@@ -81,6 +81,14 @@ def integer(parameters: dict[str, str], name: str, least: int = 0, most: int = J
     )
 
 
+def needed_integer(parameters: dict[str, str], name: str) -> int:
+    """A decimal integer that has to be given."""
+    found = integer(parameters, name)
+    if found is None:
+        raise ApplianceError("bad_request", f"The query parameter {name} is missing.")
+    return found
+
+
 def flag(parameters: dict[str, str], name: str, *, default: bool) -> bool:
     """`true` or `false`."""
     text = parameters.get(name, "true" if default else "false")

@@ -23,6 +23,8 @@ class Op(StrEnum):
     HEALTH = "health"
     METRICS = "metrics"
     ADMIN = "admin"
+    VERIFY = "verify"
+    LOG = "log"
     OTHER = "other"
 
 
@@ -37,20 +39,22 @@ class Route:
     Attributes:
         name: its operation id, and the name of what serves it.
         method: HTTP method.
-        path: template; `{key}` stands for the rest of the raw path.
+        path: template; `{key}` and `{index}` stand for the rest of the raw path.
         op: what it counts as.
         access: what the API key's role must allow.
         summary: one line.
         query: names of its query parameters.
+        needed: those of them that must be there.
         headers: names of the request headers that change what it does, besides credentials and X-Request-Id.
         body: name of its request body in `openapi.BODIES`, or empty.
         answer: name of its answer in `openapi.ANSWERS`.
         errors: codes it can answer besides those of `common_errors`.
         limited: whether the rate limit counts it. Probes are not counted: a limit must not make a node look dead.
-        waits: whether its work is to wait for disks and other nodes, perhaps for minutes: that time is no latency, so
-            neither the histogram nor the log of slow requests has it.
+        waits: whether its work is to wait for disks and other nodes, perhaps for minutes, or for the next checkpoint:
+            that time is no latency, so neither the histogram nor the log of slow requests has it.
+        cached: whether its answer has an entity tag, so that a client that has it already is answered 304.
         notes: what the description says besides its roles.
-        keyed: whether its path ends with a key, so that it is found by the raw path.
+        keyed: whether its path ends with a key.
         span_name: what its spans are called.
     """
 
@@ -62,11 +66,13 @@ class Route:
     summary: str
     answer: str
     query: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     body: str = ""
     errors: tuple[str, ...] = ()
     limited: bool = True
     waits: bool = False
+    cached: bool = False
     notes: str = ""
     keyed: bool = field(init=False)
     span_name: str = field(init=False)

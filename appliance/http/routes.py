@@ -22,8 +22,15 @@ _WRITE_ERRORS = (
     "idempotency_mismatch",
     "idempotency_full",
     "condition_failed",
+    "quarantined",
 )
-_READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded")
+_READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded", "unhealthy", "quarantined")
+_PUBLISHED_ERRORS = ("not_published", "unhealthy", "quarantined")
+_LOG_ERRORS = (*_PUBLISHED_ERRORS, "verification_failed")
+_CHECKPOINT_ERRORS = (*_LOG_ERRORS, "no_log_key")
+_PROOF_ERRORS = (*_READ_ERRORS, *_CHECKPOINT_ERRORS, "not_found")
+_LAGS = "A node that has not got so far waits, and then answers 503 `not_published`."
+_RECEIPT = "With `receipt=true` it waits for the checkpoint that covers the write, and answers 200 also when none came."
 _CHANGE_ERRORS = ("no_quorum", "no_leader", "not_committed", "disk_full", "overloaded", "outcome_unknown")
 _GOES_ON = "What was begun is carried out though the client goes away."
 _AGAIN = f"{_GOES_ON} Asked again, it changes nothing twice."
@@ -42,9 +49,11 @@ def _keyed(prefix: str, suffix: str, words: str) -> tuple[Route, ...]:
             Access.WRITE,
             f"Write a value{words}",
             "written",
+            query=("receipt",),
             headers=_PUT_HEADERS,
             body="value",
             errors=_WRITE_ERRORS,
+            notes=_RECEIPT,
         ),
         Route(
             "get_key" + suffix,
@@ -87,6 +96,103 @@ HISTORY_ROUTES: Final = (
         errors=(*_READ_ERRORS, "not_found"),
     ),
 )
+VERIFY_ROUTE: Final = Route(
+    "verify_key",
+    "GET",
+    "/verify/{key}",
+    Op.VERIFY,
+    Access.READ,
+    "Prove that a key's latest version is in the tree of a checkpoint",
+    "verified",
+    errors=_PROOF_ERRORS,
+    waits=True,
+    notes="Leaf and path are worked out anew from what the node stores. That there is no later version is not proven; "
+    "`appliance verify log` shows that.",
+)
+CHECKPOINT_ROUTE: Final = Route(
+    "get_checkpoint",
+    "GET",
+    "/log/checkpoint",
+    Op.LOG,
+    Access.LOG,
+    "The latest checkpoint, a signed note (c2sp.org/tlog-checkpoint)",
+    "checkpoint",
+    errors=_CHECKPOINT_ERRORS,
+    waits=True,
+    cached=True,
+)
+TILE_ROUTE: Final = Route(
+    "get_tile",
+    "GET",
+    "/log/tile/{level}/{index}",
+    Op.LOG,
+    Access.LOG,
+    "A tile of the tree (c2sp.org/tlog-tiles)",
+    "tile",
+    errors=_LOG_ERRORS,
+    waits=True,
+    cached=True,
+    notes=_LAGS,
+)
+ENTRIES_ROUTE: Final = Route(
+    "get_entries",
+    "GET",
+    "/log/tile/entries/{index}",
+    Op.LOG,
+    Access.LOG,
+    "An entry bundle: leaves, each behind its length in two bytes (c2sp.org/tlog-tiles)",
+    "entries",
+    headers=("Accept-Encoding",),
+    errors=_LOG_ERRORS,
+    waits=True,
+    cached=True,
+    notes=_LAGS,
+)
+INCLUSION_ROUTE: Final = Route(
+    "get_inclusion",
+    "GET",
+    "/log/proof/inclusion",
+    Op.LOG,
+    Access.LOG,
+    "The inclusion path of a leaf (RFC 9162, 2.1.3)",
+    "inclusion",
+    query=("leaf", "size"),
+    needed=("leaf",),
+    errors=(*_CHECKPOINT_ERRORS, "leaf_out_of_range"),
+    waits=True,
+    cached=True,
+    notes=_LAGS,
+)
+CONSISTENCY_ROUTE: Final = Route(
+    "get_consistency",
+    "GET",
+    "/log/proof/consistency",
+    Op.LOG,
+    Access.LOG,
+    "The proof that one tree only adds leaves to another (RFC 9162, 2.1.4)",
+    "consistency",
+    query=("from", "to"),
+    needed=("from",),
+    errors=(*_CHECKPOINT_ERRORS, "leaf_out_of_range"),
+    waits=True,
+    cached=True,
+    notes=_LAGS,
+)
+PROOF_FILE_ROUTE: Final = Route(
+    "get_proof_file",
+    "GET",
+    "/log/proof/file/{key}",
+    Op.LOG,
+    Access.LOG,
+    "The proof of the latest operation on a key, a delete included, as a file (c2sp.org/tlog-proof)",
+    "proof_file",
+    errors=_PROOF_ERRORS,
+    waits=True,
+    notes="Without an API key, where none is needed, the salt of the value hash is left out of the file.",
+)
+RAW_PATH_ROUTES: Final = (VERIFY_ROUTE, PROOF_FILE_ROUTE, ENTRIES_ROUTE, TILE_ROUTE)
+"""Found by how their raw path begins, the first that fits."""
+
 CHANGE_ROUTES: Final = (
     Route(
         "add_member",
@@ -190,9 +296,11 @@ PLAIN_ROUTES: Final = (
         Access.WRITE,
         "Write several keys, all or none",
         "batch",
+        query=("receipt",),
         headers=("Idempotency-Key",),
         body="batch",
         errors=(*_WRITE_ERRORS, "bad_key", "not_found"),
+        notes=_RECEIPT,
     ),
     Route(
         "get_health",
@@ -248,12 +356,15 @@ PLAIN_ROUTES: Final = (
         "Answer one SELECT over the audit tables",
         "audit",
         body="audit",
-        errors=("bad_query", "query_timeout", "query_memory", "overloaded"),
+        errors=("bad_query", "query_timeout", "query_memory", "overloaded", "unhealthy", "quarantined"),
     ),
+    CHECKPOINT_ROUTE,
+    INCLUSION_ROUTE,
+    CONSISTENCY_ROUTE,
     *CHANGE_ROUTES,
     Route("get_openapi", "GET", "/openapi.json", Op.OTHER, Access.NOBODY, "This description of the API", "openapi"),
 )
-ROUTES: Final = (*KV_ROUTES, *SHORT_ROUTES, *HISTORY_ROUTES, *PLAIN_ROUTES)
+ROUTES: Final = (*KV_ROUTES, *SHORT_ROUTES, *HISTORY_ROUTES, *RAW_PATH_ROUTES, *PLAIN_ROUTES)
 
 UNMATCHED: Final = Route("none", "", "", Op.OTHER, Access.NOBODY, "Whatever is no route", "")
 """Stands for a request that no route takes, so that it is limited, counted and answered like any other."""
@@ -263,5 +374,5 @@ RESERVED: Final = frozenset(
 ) | {"openapi.json"}
 """First segments that the short form does not take as the beginning of a key."""
 
-NOT_SERVED_YET: Final = frozenset({"verify", "log", "admin", "audit"})
+NOT_SERVED_YET: Final = frozenset({"admin", "audit"})
 """First segments whose other GET routes belong to a later version: 404, where the rest is a key in the wrong place."""

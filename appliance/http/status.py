@@ -107,6 +107,7 @@ class StatusRoutes:
             "last_index": safe_integer(cluster.last_index),
             "snapshot_index": safe_integer(cluster.snapshot_index),
             "quorum": cluster.quorum,
+            "verifier_key": cluster.verifier_key or None,
             "members": [asdict(member) for member in cluster.members],
         }
         return json_response(content)

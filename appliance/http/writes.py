@@ -7,9 +7,13 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
+
 from appliance.http.exchange import Exchange, GatewayResponse, Headers, Settled
 from appliance.http.problems import RefusedError
-from appliance.http.wire import version_of_etag
+from appliance.http.query import flag, parse_query
+from appliance.http.receipts import Receipts
+from appliance.http.wire import json_response, version_of_etag
 from appliance.ledger.commands import MUST_BE_ABSENT, Operation, Outcome, WriteRequest, WriteResult
 from appliance.ledger.keys import check_idempotency_key
 from appliance.node.api import NodeService
@@ -87,12 +91,15 @@ class WriteRoute:
 
     Args:
         node: carries out.
+        receipts: proves what was written; None for a route whose writes have no receipt.
         body_bytes_max: bound of the body; 0 for a route that has none, whose body is not looked at.
         limit_name: what the bound is called in an error.
     """
 
-    def __init__(self, node: NodeService, body_bytes_max: int, limit_name: str) -> None:
+    def __init__(self, node: NodeService, receipts: Receipts | None, body_bytes_max: int, limit_name: str) -> None:
         self._node = node
+        self._receipts = receipts
+        self._query = ("receipt",) if receipts is not None else ()
         self._body_bytes_max = body_bytes_max
         self._limit_name = limit_name
 
@@ -104,34 +111,44 @@ class WriteRoute:
         """Make the request. Raises what makes it a bad one."""
         raise NotImplementedError
 
-    def answer(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
-        """Tell of a result that is OK."""
+    def content(self, request: WriteRequest, result: WriteResult) -> Any:
+        """Tell of a result that is OK: what becomes JSON."""
         raise NotImplementedError
 
     async def handle(self, exchange: Exchange) -> GatewayResponse:
         """Serve a request whose body may still be coming in (a `Handler`)."""
+        with_receipt = self._asks_receipt(exchange)
         if_version = self.condition(exchange)
         body = b""
         if self._body_bytes_max:
             body = await exchange.read_body(self._body_bytes_max, self._limit_name)
-        return await self._wait(exchange, self.request(exchange, if_version, body))
+        return await self._wait(exchange, self.request(exchange, if_version, body), with_receipt)
 
     def start(
         self, exchange: Exchange, body: bytes, done: Callable[[Settled], None]
     ) -> Coroutine[Any, Any, GatewayResponse] | None:
         """Serve a request whose body is here, without a task if this node leads (a `Starter`)."""
+        with_receipt = self._asks_receipt(exchange)
         if_version = self.condition(exchange)
         if self._body_bytes_max:
             body = exchange.held_body(body, self._body_bytes_max, self._limit_name)
         request = self.request(exchange, if_version, body)
         exchange.handed_over = True
-        if self._node.write_now(request, partial(self._settle, request, done)):
+        if not with_receipt and self._node.write_now(request, partial(self._settle, request, done)):
             return None
-        return self._wait(exchange, request)
+        return self._wait(exchange, request, with_receipt)
 
-    async def _wait(self, exchange: Exchange, request: WriteRequest) -> GatewayResponse:
+    def _asks_receipt(self, exchange: Exchange) -> bool:
+        query = exchange.request.query
+        return bool(query) and flag(parse_query(query, self._query), "receipt", default=False)
+
+    async def _wait(self, exchange: Exchange, request: WriteRequest, with_receipt: bool) -> GatewayResponse:
         exchange.handed_over = True
-        return self._respond(request, await self._node.write(request))
+        result = await self._node.write(request)
+        if not with_receipt or result.outcome is not Outcome.OK:
+            return self._respond(request, result)
+        assert self._receipts is not None, "only a route that has them knows the parameter"
+        return self._respond(request, result, await self._receipts.members(exchange, result))
 
     def _settle(
         self, request: WriteRequest, done: Callable[[Settled], None], result: WriteResult | ApplianceError
@@ -143,11 +160,14 @@ class WriteRoute:
             outcome = error
         done(outcome)
 
-    def _respond(self, request: WriteRequest, result: WriteResult) -> GatewayResponse:
-        """The answer. Raises what a result that is not OK means."""
+    def _respond(
+        self, request: WriteRequest, result: WriteResult, receipt: dict[str, Any] | None = None
+    ) -> GatewayResponse:
+        """The answer, with the members of a receipt. Raises what a result that is not OK means."""
         if result.outcome is not Outcome.OK:
             raise _refusal(request, result)
-        response = self.answer(request, result)
+        content = self.content(request, result)
+        response = json_response(content if receipt is None else {**msgspec.to_builtins(content), **receipt})
         if result.replayed:
             response.headers.append(REPLAYED)
         return response

@@ -25,11 +25,12 @@ class Access(StrEnum):
     ADMIN = "admin"
     AUDIT = "audit"
     METRICS = "metrics"
+    LOG = "log"  # the ledger as a transparency log: who may read, or nobody by setting
 
 
 GRANTS: Mapping[Role, frozenset[Access]] = {
-    Role.READ: frozenset({Access.NOBODY, Access.READ}),
-    Role.WRITE: frozenset({Access.NOBODY, Access.READ, Access.WRITE}),
+    Role.READ: frozenset({Access.NOBODY, Access.READ, Access.LOG}),
+    Role.WRITE: frozenset({Access.NOBODY, Access.READ, Access.LOG, Access.WRITE}),
     Role.AUDIT: frozenset({Access.NOBODY, Access.AUDIT}),
     Role.METRICS: frozenset({Access.NOBODY, Access.METRICS}),
     Role.ADMIN: frozenset(Access),

@@ -19,9 +19,11 @@ from appliance.admission.keys import KeyRegistry
 from appliance.admission.rate import RateLimiter
 from appliance.http.app import create_app
 from appliance.http.gateway import GatewayDeps
+from appliance.http.route import Route
 from appliance.http.server import HttpServer
 from appliance.tables.roles import Role
 from appliance.tables.settings import (
+    LogSettings,
     NodeSettings,
     PerformanceSettings,
     SecuritySettings,
@@ -32,6 +34,17 @@ from appliance.tables.settings import (
 
 KEYS = {role.value: f"{role.value}-key" for role in Role}
 GENEROUS = {"max_requests": 6_000_000, "window_secs": 60, "burst_size": 200_000}
+
+
+EXAMPLES = {"{key}": "a", "{level}": "0", "{index}": "000.p/1"}  # for what a path leaves open
+
+
+def path_of(route: Route) -> str:
+    """A path of a route that answers 200 once the key `a` has been written, with what its query needs."""
+    path = route.path
+    for name, example in EXAMPLES.items():
+        path = path.replace(name, example)
+    return path + ("?" + "&".join(f"{name}=0" for name in route.needed) if route.needed else "")
 
 
 def keys_file(keys: dict[str, str] | None = None) -> bytes:
@@ -166,6 +179,7 @@ def _application(
     limits: dict[str, int] | None = None,
     frozen: bool = False,
     metrics_access: str = "nobody",
+    public: bool = False,
     value_bytes_max: int = 4096,
     operations_max: int = 5,
     answers_max: int = 100,
@@ -178,6 +192,7 @@ def _application(
         storage=StorageSettings(max_value_size=value_bytes_max),
         performance=PerformanceSettings(max_batch_operations=operations_max),
         security=SecuritySettings(metrics_access=metrics_access),
+        log=LogSettings(public=public),
     )
     deps = GatewayDeps(
         node=node,

@@ -149,7 +149,8 @@ class Client:
         assert b"transfer-encoding" not in headers
         assert b"x-request-id" in headers
         assert b"date" in headers
-        length = 0 if method == "HEAD" else int(headers[b"content-length"])
+        assert (b"content-length" in headers) is (status[1] != b"304"), "304 has no body, and does not say how long"
+        length = 0 if method == "HEAD" or status[1] == b"304" else int(headers[b"content-length"])
         body = await asyncio.wait_for(self._reader.readexactly(length), 10)
         return Answer(int(status[1]), headers, body, head + body)
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from http_cluster_stub import ClusterCalls
+from http_log_stub import LOG_KEY, LogCalls
 
 from appliance.ledger.commands import SALT_BYTES, WriteRequest, WriteResult, encode_write
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.memory import MemoryLedger
+from appliance.ledger.note import format_verifier_key
 from appliance.ledger.state import Summary
 from appliance.node.api import (
     AuditAnswer,
@@ -38,14 +40,15 @@ from appliance.tables.errors import ApplianceError
 NOW_US = 1_795_461_931_123_456  # 2026-11-23T19:25:31.123456Z
 
 
-class LedgerNode(ClusterCalls):
-    """A `NodeService` over the real machine; what changes the cluster is in `ClusterCalls`.
+class LedgerNode(ClusterCalls, LogCalls):
+    """A `NodeService` over the real machine; what changes the cluster is in `ClusterCalls`, proofs in `LogCalls`.
 
     `fault` is raised by every call that asks a quorum.
     """
 
     def __init__(self, answers_max: int = 100) -> None:
-        super().__init__()
+        ClusterCalls.__init__(self)
+        LogCalls.__init__(self)
         self.store = MemoryLedger()
         self.machine = LedgerMachine(self.store, Summary(), answers_max)
         self.answers_max = answers_max
@@ -151,6 +154,7 @@ class LedgerNode(ClusterCalls):
             0,
             2,
             (me, other, *self.joined.values()),
+            format_verifier_key(LOG_KEY.verifier_key),
         )
 
     def figures(self) -> Figures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from http_rig import KEYS, Rig, assert_problem, running
+from http_rig import KEYS, Rig, assert_problem, path_of, running
 
 from appliance.http.route import Route
 from appliance.http.routes import ROUTES
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.anyio
 
 # What a role may do, written out here a second time on purpose: the table in `appliance.tables.roles` is held to it.
 MAY = {
-    Role.READ: {Access.READ},
-    Role.WRITE: {Access.READ, Access.WRITE},
-    Role.ADMIN: {Access.READ, Access.WRITE, Access.ADMIN, Access.AUDIT, Access.METRICS},
+    Role.READ: {Access.READ, Access.LOG},
+    Role.WRITE: {Access.READ, Access.LOG, Access.WRITE},
+    Role.ADMIN: {Access.READ, Access.LOG, Access.WRITE, Access.ADMIN, Access.AUDIT, Access.METRICS},
     Role.AUDIT: {Access.AUDIT},
     Role.METRICS: {Access.METRICS},
 }
@@ -29,6 +29,13 @@ WHO = {
     "get_key_short": Access.READ,
     "delete_key_short": Access.WRITE,
     "get_history": Access.READ,
+    "verify_key": Access.READ,
+    "get_checkpoint": Access.LOG,
+    "get_tile": Access.LOG,
+    "get_entries": Access.LOG,
+    "get_inclusion": Access.LOG,
+    "get_consistency": Access.LOG,
+    "get_proof_file": Access.LOG,
     "list_keys": Access.READ,
     "write_batch": Access.WRITE,
     "get_health": Access.NOBODY,
@@ -64,9 +71,7 @@ async def guarded(anyio_backend: str):  # type: ignore[no-untyped-def]
 async def _status(rig: Rig, route: Route, key: str | None) -> int:
     if route.method == "DELETE":
         await rig.call("PUT", "/kv/a")
-    return (
-        await rig.call(route.method, route.path.replace("{key}", "a"), key, content=BODIES.get(route.name))
-    ).status_code
+    return (await rig.call(route.method, path_of(route), key, content=BODIES.get(route.name))).status_code
 
 
 def test_the_table_here_has_every_route() -> None:
@@ -81,6 +86,17 @@ async def test_every_route_for_every_role(guarded: Rig, route: Route) -> None:
     expected |= {"unknown": 200 if access is Access.NOBODY else 401}
     assert {name: await _status(guarded, route, name) for name in expected} == expected
     assert await _status(guarded, route, None) == expected["unknown"]
+
+
+async def test_a_public_log_needs_no_key_and_the_rest_does() -> None:
+    async with running(public=True) as rig:
+        await rig.call("PUT", "/kv/a")
+        for route in ROUTES:
+            if WHO[route.name] in (Access.LOG, Access.READ):
+                opened = WHO[route.name] is Access.LOG
+                for key in (None, "unknown", "audit"):
+                    assert await _status(rig, route, key) == (200 if opened else 403 if key == "audit" else 401)
+                assert await _status(rig, route, "read") == 200
 
 
 async def test_metrics_are_open_by_default(shared: Rig) -> None:

@@ -13,7 +13,7 @@ from appliance.tables.errors import ERRORS, ApplianceError
 
 pytestmark = pytest.mark.anyio
 
-# Which request meets an error that the node or the audit engine raises: (what raises it, method, path, body).
+# Which request meets an error that the node, its log or the audit engine raises: (what raises it, method, path, body).
 RAISED = {
     "no_quorum": ("node", "PUT", "/kv/a", b""),
     "no_leader": ("node", "PUT", "/kv/a", b""),
@@ -31,7 +31,10 @@ RAISED = {
     "value_retired": ("node", "GET", "/kv/a", b""),
     "leaf_out_of_range": ("node", "GET", "/kv/a", b""),
     "not_found": ("node", "GET", "/kv/a", b""),
-    "verification_failed": ("node", "GET", "/kv/a", b""),
+    "verification_failed": ("log", "GET", "/log/checkpoint", b""),
+    "not_published": ("log", "GET", "/log/checkpoint", b""),
+    "no_log_key": ("log", "GET", "/log/checkpoint", b""),
+    "quarantined": ("node", "GET", "/kv/a", b""),
     "conflict": ("node", "PUT", "/kv/a", b""),
     "bad_query": ("audit", "POST", "/audit/query", b'{"sql":"DROP TABLE audit"}'),
     "query_timeout": ("audit", "POST", "/audit/query", b'{"sql":"SELECT 1"}'),
@@ -58,7 +61,11 @@ def test_no_row_is_forgotten() -> None:
 async def test_an_error_of_the_table_reaches_the_client_as_its_row_says(rig: Rig, code: str) -> None:
     where, method, path, body = RAISED[code]
     row = ERRORS[code]
-    (rig.node if where == "node" else rig.audit).fault = ApplianceError(code, "Do this.")
+    error = ApplianceError(code, "Do this.")
+    if where == "log":
+        rig.node.log_fault = error
+    else:
+        (rig.node if where == "node" else rig.audit).fault = error
     reply = await rig.call(method, path, content=body, headers={"x-request-id": "me-1"})
     document = assert_problem(reply, row.status, code)
     assert document == {

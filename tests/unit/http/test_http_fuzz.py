@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from http_rig import Reply, Rig, running
+from http_rig import Reply, Rig, path_of, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.http.openapi import describe
-from appliance.http.routes import CHANGE_ROUTES
+from appliance.http.route import Route
+from appliance.http.routes import CHANGE_ROUTES, ROUTES
 from appliance.tables.roles import Access
 
 EXAMPLES = settings(
@@ -46,7 +47,7 @@ def stepped() -> Iterator[Stepped]:
 
 DOCUMENTED = {
     (method.upper(), path): {int(status) for status in operation["responses"]}
-    for path, item in describe("0.1.0", Access.NOBODY)["paths"].items()
+    for path, item in describe("0.1.0", frozenset({Access.NOBODY, Access.METRICS}))["paths"].items()
     for method, operation in item.items()
 }
 
@@ -89,6 +90,15 @@ TARGET = st.lists(
             "health",
             "metrics",
             "cluster",
+            "verify",
+            "log",
+            "tile",
+            "entries",
+            "proof/file",
+            "0",
+            "000",
+            "000.p",
+            "x001",
             "a",
             "..",
             "",
@@ -104,7 +114,17 @@ TARGET = st.lists(
     max_size=6,
 ).map("/".join)
 HEADER = st.sampled_from(
-    ["if-match", "if-none-match", "idempotency-key", "x-request-id", "traceparent", "accept", "authorization", "range"]
+    [
+        "if-match",
+        "if-none-match",
+        "idempotency-key",
+        "x-request-id",
+        "traceparent",
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "range",
+    ]
 )
 
 
@@ -135,20 +155,41 @@ def test_any_body_of_a_change(stepped: Stepped, path: str, body: bytes) -> None:
 
 @EXAMPLES
 @given(
-    path=st.sampled_from(
-        ["/kv", "/kv/{key}", "/history/{key}", "/{key}", "/metrics", "/cluster/info", "/openapi.json"]
-    ),
+    route=st.sampled_from([route for route in ROUTES if route.method == "GET"]),
     query=st.text(VISIBLE.filter(lambda c: c not in " #"), max_size=40)
     | st.lists(
         st.tuples(
-            st.sampled_from(["limit", "after", "prefix", "consistency", "at_leaf", "from", "x"]),
-            st.sampled_from(["", "1", "0", "stale", "%ff", "%F0%9F%97%9D", "-1", "1" * 30, "a+b", "%00"]),
+            st.sampled_from(
+                ["limit", "after", "prefix", "consistency", "at_leaf", "from", "to", "leaf", "size", "receipt", "x"]
+            ),
+            st.sampled_from(["", "1", "0", "2", "stale", "%ff", "%F0%9F%97%9D", "-1", "1" * 30, "a+b", "%00"]),
         ),
         max_size=4,
     ).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs)),
 )
-def test_any_query(stepped: Stepped, path: str, query: str) -> None:
-    _hold(stepped.raw(b"GET", f"{path}?{query}".replace("{key}", "a").encode()), "GET", path)
+def test_any_query(stepped: Stepped, route: Route, query: str) -> None:
+    path = path_of(route).partition("?")[0]
+    _hold(stepped.raw(b"GET", f"{path}?{query}".encode()), "GET", route.path)
+
+
+@EXAMPLES
+@given(
+    path=st.lists(
+        st.sampled_from(["0", "1", "63", "entries", "000", "001", "x000", "x001", "000.p", "1", "2", "255", "256", ""])
+        | st.text(VISIBLE.filter(lambda c: c not in " #?"), max_size=4),
+        max_size=5,
+    ).map("/".join)
+)
+def test_any_tile(stepped: Stepped, path: str) -> None:
+    reply = stepped.raw(b"GET", f"/log/tile/{path}".encode())
+    _hold(reply, "GET", "/log/tile/entries/{index}" if path.startswith("entries/") else "/log/tile/{level}/{index}")
+    assert reply.status != 404
+
+
+@EXAMPLES
+@given(receipt=st.sampled_from(["true", "false", "", "1", "x"]), body=st.binary(max_size=60) | BATCH.map(_encode))
+def test_any_body_of_a_batch_with_a_receipt(stepped: Stepped, receipt: str, body: bytes) -> None:
+    _hold(stepped.raw(b"POST", f"/batch?receipt={receipt}".encode(), (), body), "POST", "/batch")
 
 
 @EXAMPLES
@@ -159,16 +200,16 @@ def test_any_path(stepped: Stepped, method: bytes, target: str) -> None:
 
 @EXAMPLES
 @given(
-    method=st.sampled_from([b"GET", b"PUT", b"DELETE"]),
+    route=st.sampled_from([route for route in ROUTES if route.keyed or route.cached]),
     headers=st.lists(
         st.tuples(HEADER, st.binary(max_size=40) | st.sampled_from([b'"1"', b"*", b'W/"1"', b'"1","2"', b'"0"'])),
         max_size=4,
     ),
 )
-def test_any_header(stepped: Stepped, method: bytes, headers: list[tuple[str, bytes]]) -> None:
+def test_any_header(stepped: Stepped, route: Route, headers: list[tuple[str, bytes]]) -> None:
     lines = tuple(
         name.encode() + b": " + value
         for name, value in headers
         if not any(byte < 0x20 or byte == 0x7F for byte in value)
     )
-    _hold(stepped.raw(method, b"/kv/fuzz", lines), method.decode(), "/kv/{key}")
+    _hold(stepped.raw(route.method.encode(), path_of(route).encode(), lines), route.method, route.path)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from http_rig import Rig, running
+from http_rig import Rig, assert_problem, path_of, running
 
 from appliance.http.openapi import describe
 from appliance.http.route import Route
@@ -17,12 +17,13 @@ from appliance.tables.roles import Access
 
 pytestmark = pytest.mark.anyio
 
+OPEN = frozenset({Access.NOBODY, Access.METRICS})
 METHODS = ("get", "put", "post", "delete", "patch", "options", "head", "trace")
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return describe("0.1.0", Access.NOBODY)
+    return describe("0.1.0", OPEN)
 
 
 def _walk(node: Any) -> Iterator[Any]:
@@ -69,7 +70,7 @@ def test_every_problem_is_documented_with_its_codes(document: dict[str, Any]) ->
     for route in ROUTES:
         responses = document["paths"][route.path][route.method.lower()]["responses"]
         for status, response in responses.items():
-            if status == "200":
+            if status in ("200", "304"):
                 continue
             examples = response["content"]["application/problem+json"]["examples"]
             assert {ERRORS[code].status for code in examples} == {int(status)}
@@ -92,35 +93,46 @@ async def test_what_is_documented_exists(shared: Rig, route: Route) -> None:
         "add": b'{"node_id":4,"address":"h:1"}',
         "remove": b'{"node_id":4}',
     }
-    path = route.path.replace("{key}", "a")
-    reply = await shared.call(route.method, path, content=bodies.get(route.body))
+    reply = await shared.call(route.method, path_of(route), content=bodies.get(route.body))
     assert reply.status_code == 200
-    documented = describe("", Access.NOBODY)["paths"][route.path][route.method.lower()]["responses"]["200"]
+    documented = describe("", OPEN)["paths"][route.path][route.method.lower()]["responses"]["200"]
     assert reply.headers["content-type"].split(";")[0] in documented["content"]
 
 
 async def test_what_is_not_documented_does_not_exist(shared: Rig, document: dict[str, Any]) -> None:
     documented = _paths_of(document)
+    by_path = {route.path: route for route in ROUTES}
     for path in document["paths"]:
         for method in METHODS:
             short_form_of_a_route = method in ("put", "get", "delete", "head")
             asked = "GET" if method == "head" else method.upper()  # HEAD goes with GET, as HTTP has it
             if (asked, path) in documented:
                 continue
-            reply = await shared.call(method.upper(), path.replace("{key}", "a"))
+            reply = await shared.call(method.upper(), path_of(by_path[path]))
             assert reply.status_code in ((400, 404, 405) if short_form_of_a_route else (405,)), (method, path)
 
 
 async def test_documented_query_parameters_are_the_known_ones(shared: Rig) -> None:
     leaf = str((await shared.call("PUT", "/kv/a")).json()["leaf_index"])
     values = {"consistency": "stale", "at_leaf": leaf, "prefix": "a", "after": "a", "from": leaf, "limit": "1"}
+    size = str(int(leaf) + 1)
+    values |= {"leaf": leaf, "size": size, "to": size, "receipt": "true", "wait": "false"}
+    assert {name for route in ROUTES for name in route.query} == values.keys()
     for route in ROUTES:
-        path = route.path.replace("{key}", "a")
+        path = path_of(route).partition("?")[0]
         for name, value in values.items():
             if route.method != "GET":
                 continue
-            reply = await shared.call("GET", path, params={name: value})
+            needed = {one: values[one] for one in route.needed}
+            reply = await shared.call("GET", path, params={**needed, name: value})
             assert (reply.status_code == 200) is (name in route.query), (route.name, name, reply.text)
+
+
+async def test_what_a_query_needs_is_asked_for_by_name(shared: Rig) -> None:
+    for route in ROUTES:
+        if route.needed:
+            refused = await shared.call(route.method, route.path)
+            assert route.needed[0] in assert_problem(refused, 400, "bad_request")["detail"]
 
 
 def _check(schema: dict[str, Any], value: Any, schemas: dict[str, Any]) -> None:
@@ -163,21 +175,22 @@ async def test_answers_have_the_documented_shape(shared: Rig, document: dict[str
         for key in "abc":
             await shared.call("DELETE", f"/kv/{key}")
         await shared.call("PUT", "/kv/c")
-    reply = await shared.call(route.method, route.path.replace("{key}", "a"), **({"json": body} if body else {}))
+    reply = await shared.call(route.method, path_of(route), **({"json": body} if body else {}))
     assert reply.status_code == 200, reply.text
     _check(content["application/json"]["schema"], reply.json(), document["components"]["schemas"])
 
 
-def test_metrics_are_documented_as_they_are_guarded() -> None:
-    guarded = describe("0.1.0", Access.METRICS)["paths"]["/metrics"]["get"]
-    opened = describe("0.1.0", Access.NOBODY)["paths"]["/metrics"]["get"]
-    assert guarded["security"]
-    assert "401" in guarded["responses"]
-    assert opened["security"] == []
-    assert "401" not in opened["responses"]
+def test_what_a_setting_opens_is_documented_as_it_is_guarded() -> None:
+    for access, path in ((Access.METRICS, "/metrics"), (Access.LOG, "/log/checkpoint")):
+        guarded = describe("0.1.0", frozenset({Access.NOBODY}))["paths"][path]["get"]
+        opened = describe("0.1.0", frozenset({Access.NOBODY, access}))["paths"][path]["get"]
+        assert guarded["security"]
+        assert "401" in guarded["responses"]
+        assert opened["security"] == []
+        assert "401" not in opened["responses"]
 
 
-async def test_the_document_follows_the_setting() -> None:
-    async with running(metrics_access="metrics") as rig:
+async def test_the_document_follows_the_settings() -> None:
+    async with running(metrics_access="metrics", public=True) as rig:
         served = (await rig.call("GET", "/openapi.json", key=None)).json()
-    assert served == describe("0.1.0", Access.METRICS)
+    assert served == describe("0.1.0", frozenset({Access.NOBODY, Access.LOG}))

@@ -81,7 +81,7 @@ async def test_a_key_is_the_raw_path_decoded_once(shared: Rig, raw: bytes, key: 
 
 
 @pytest.mark.parametrize(("raw", "named"), BAD.items(), ids=_ids(BAD))
-@pytest.mark.parametrize("prefix", [b"/kv/", b"/history/"])
+@pytest.mark.parametrize("prefix", [b"/kv/", b"/history/", b"/verify/", b"/log/proof/file/"])
 async def test_what_is_no_key_is_refused(shared: Rig, prefix: bytes, raw: bytes, named: str) -> None:
     for path in (prefix + raw, b"/" + raw if raw else prefix):
         refused = await shared.raw(b"GET", path)
@@ -102,7 +102,7 @@ SHORT_FORM_ON_A_ROUTE = [
     for segment in sorted(RESERVED)
     for rest in ("", "/", "/x", "%2Fx", "//")
     for method in ("PUT", "GET", "DELETE")
-    if not f"/{segment}{rest}".startswith(("/kv/", "/history/"))
+    if not f"/{segment}{rest}".startswith(("/kv/", "/history/", "/verify/"))
     and (method, f"/{segment}{rest}") not in {(route.method, route.path) for route in PLAIN_ROUTES}
 ]
 
@@ -123,9 +123,6 @@ async def test_a_name_that_only_begins_like_a_route_is_a_key(shared: Rig) -> Non
 @pytest.mark.parametrize(
     "path",
     [
-        "/verify/a",
-        "/log/checkpoint",
-        "/log/tile/0/000",
         "/admin/backup",
         "/audit/reports",
         "/audit/reports/x",

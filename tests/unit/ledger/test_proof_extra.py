@@ -76,7 +76,9 @@ def test_what_is_malformed_is_refused_by_name(data: bytes, named: str) -> None:
         decode_extra(data)
 
 
-@given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode()))
+@given(
+    st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+)
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(ExtraMalformed):
         decode_extra(data)
