@@ -19,6 +19,7 @@ from appliance.cli.failover import Answer, Call, Rotation
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 30.0
 REFUSED_ROUNDS_MAX: Final = 3
+TOO_LONG: Final = "answer_too_long"  # code of the error when an answer is longer than it may be
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -92,6 +93,26 @@ def _headers(headers: Mapping[str, str] | None, idempotency_key: str | None) -> 
     return _encoded(out)
 
 
+def _read(answer: httpx.Response, bytes_max: int | None, deadline_s: float) -> bytes:
+    """The body. One that comes drop by drop is given up like one that does not come."""
+    if bytes_max is None:
+        return answer.read()
+    parts, count = [], 0
+    for part in answer.iter_raw():
+        count += len(part)
+        if count > bytes_max:
+            raise CliError(
+                Exit.FAILURE,
+                f"{answer.url} answered more than {bytes_max} bytes",
+                code=TOO_LONG,
+                status=answer.status_code,
+            )
+        parts.append(part)
+        if time.monotonic() > deadline_s:
+            raise httpx.ReadTimeout("the answer takes too long", request=answer.request)
+    return b"".join(parts)
+
+
 def _reason(error: httpx.TransportError) -> str:
     return str(error) or type(error).__name__
 
@@ -132,26 +153,33 @@ class Client(_Base):
         idempotency_key: str | None = None,
         safe: bool | None = None,
         repeatable: bool = False,
+        bytes_max: int | None = None,
     ) -> Answer:
-        """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over."""
+        """Send a request until a node carries it out. Raises `CliError` for a refusal, or when time is over.
+
+        With `bytes_max` nobody is trusted: the body is read as it comes, never unpacked, not beyond that many bytes
+        (else a `CliError` with `TOO_LONG`), and not for longer than a call may take.
+        """
         call = self._call(method, path, idempotency_key, safe=safe, repeatable=repeatable)
+        wanted = headers if bytes_max is None else {**(headers or {}), "Accept-Encoding": "identity"}
         while True:
             url, wait_s = call.next(time.monotonic())
             if wait_s:
                 time.sleep(wait_s)
             try:
-                answer = self._http.request(
+                with self._http.stream(
                     method,
                     url + path,
                     params=params,
                     content=content,
-                    headers=_headers(headers, idempotency_key),
+                    headers=_headers(wanted, idempotency_key),
                     timeout=self._timeout(call),
-                )
+                ) as answer:
+                    body = _read(answer, bytes_max, call.deadline_s)
             except httpx.TransportError as error:
                 call.lost(url, _reason(error), time.monotonic(), sent=not isinstance(error, _NOT_SENT))
             else:
-                done = call.answered(url, answer.status_code, answer.headers, answer.content, time.monotonic())
+                done = call.answered(url, answer.status_code, answer.headers, body, time.monotonic())
                 if done:
                     return done
             self._tell(call)

@@ -21,6 +21,12 @@ class Exit(IntEnum):
     PARTIAL = 8
     DIVERGED = 9
     NOT_READY = 10
+    FORGED = 11
+    WRONG_LOG = 12
+    WRONG_PROOF = 13
+    WRONG_ENTRIES = 14
+    SHRUNK = 15
+    FORKED = 16
     INTERRUPTED = 130
 
 
@@ -42,6 +48,15 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.DIVERGED: "What was checked does not agree: nodes report other roots for the same tree size, or a proof "
     "fails.",
     Exit.NOT_READY: "The machine is not ready: ports taken, too little disk or memory, files that are not ours.",
+    Exit.FORGED: "A checkpoint is not signed as it has to be: by the log's key, and by as many witnesses as were asked "
+    "for.",
+    Exit.WRONG_LOG: "A checkpoint is of another log than the verifier key's.",
+    Exit.WRONG_PROOF: "The proof is for another key, version or value, or it proves nothing.",
+    Exit.WRONG_ENTRIES: "Tiles or entries of the log are truncated or wrong, or an entry does not follow from those "
+    "before it.",
+    Exit.SHRUNK: "ALARM: the log has fewer entries than in a checkpoint that was seen before. It was rolled back.",
+    Exit.FORKED: "ALARM: the log has signed two trees of which the larger one does not continue the other. It shows "
+    "different things to different people, or was rewritten.",
     Exit.INTERRUPTED: "Interrupted by Ctrl-C.",
 }
 
@@ -78,6 +93,32 @@ EXIT_OF_ERROR: Final[Mapping[str, Exit]] = {
     "query_memory": Exit.FAILURE,
     "read_timeout": Exit.UNAVAILABLE,
     "outcome_unknown": Exit.OUTCOME_UNKNOWN,
+}
+
+EXIT_OF_FINDING: Final[Mapping[str, Exit]] = {
+    "memory_unusable": Exit.FAILURE,
+    "log_behind": Exit.UNAVAILABLE,
+    "no_consistency": Exit.UNAVAILABLE,
+    "list_wrong": Exit.DIVERGED,
+    "checkpoint_malformed": Exit.FORGED,
+    "checkpoint_forged": Exit.FORGED,
+    "checkpoint_unsigned": Exit.FORGED,
+    "witnesses_missing": Exit.FORGED,
+    "wrong_origin": Exit.WRONG_LOG,
+    "proof_malformed": Exit.WRONG_PROOF,
+    "leaf_malformed": Exit.WRONG_PROOF,
+    "wrong_path": Exit.WRONG_PROOF,
+    "wrong_key": Exit.WRONG_PROOF,
+    "wrong_version": Exit.WRONG_PROOF,
+    "wrong_value": Exit.WRONG_PROOF,
+    "tile_truncated": Exit.WRONG_ENTRIES,
+    "tile_wrong": Exit.WRONG_ENTRIES,
+    "bundle_truncated": Exit.WRONG_ENTRIES,
+    "entry_wrong": Exit.WRONG_ENTRIES,
+    "entry_unfounded": Exit.WRONG_ENTRIES,
+    "root_wrong": Exit.WRONG_ENTRIES,
+    "log_shrunk": Exit.SHRUNK,
+    "log_forked": Exit.FORKED,
 }
 
 _EXIT_OF_STATUS: Final[Mapping[int, Exit]] = {
@@ -145,3 +186,9 @@ class CliError(Exception):
 def exit_of(code: str, status: int) -> Exit:
     """Give the exit code for an error a node answered: by its code, else by its HTTP status."""
     return EXIT_OF_ERROR.get(code) or _EXIT_OF_STATUS.get(status, Exit.FAILURE)
+
+
+def finding(code: str, message: str, *, hint: str = "", status: int = 0) -> CliError:
+    """What `verify` found, as the error that it ends with; `code` is one of `EXIT_OF_FINDING`."""
+    exit_code = EXIT_OF_FINDING[code]
+    return CliError(exit_code, message, hint=hint, code=code, retryable=exit_code is Exit.UNAVAILABLE, status=status)

@@ -10,7 +10,20 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, recover, status, witness, writes
+from appliance.cli import (
+    audit,
+    cluster,
+    compact,
+    kv,
+    lifecycle,
+    membership,
+    node,
+    recover,
+    status,
+    verify,
+    witness,
+    writes,
+)
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.output import report
 from appliance.cli.session import Output, open_session
@@ -156,6 +169,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(writes.app, name="writes")
 compact.register(app)
 app.add_typer(audit.app, name="audit")
+app.add_typer(verify.app, name="verify")
 app.add_typer(node.app, name="node")
 app.add_typer(witness.app, name="witness")
 

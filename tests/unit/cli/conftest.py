@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_standin import Ledger, Node
+from log_standin import LogNode, SmallLog
+from verify_rig import Verifier
 
 
 @pytest.fixture
@@ -26,3 +30,22 @@ def start_node(ledger: Ledger) -> Iterator[Callable[..., Node]]:
     yield start
     for node in nodes:
         node.close()
+
+
+@pytest.fixture
+def start_log_node() -> Iterator[Callable[..., LogNode]]:
+    """Start nodes that serve a log; all are closed at the end."""
+    nodes: list[LogNode] = []
+
+    def start(log: SmallLog, **options: Any) -> LogNode:
+        nodes.append(LogNode(log, **options))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def verify(tmp_path: Path) -> Verifier:
+    return Verifier(tmp_path)
