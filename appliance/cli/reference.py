@@ -12,6 +12,7 @@ from msgspec import UnsetType
 
 from appliance.cli import shapes
 from appliance.cli.exits import EXIT_OF_ERROR, MEANINGS
+from appliance.cli.shape import Shape
 
 HEAD: Final = """<!-- Made by `appliance render` from appliance/cli; change that and render again. -->
 # The program `appliance`
@@ -124,7 +125,7 @@ def _shapes() -> str:
         "`GET /cluster/info` answers.\n"
     ]
     for name, shape in vars(shapes).items():
-        if not (inspect.isclass(shape) and issubclass(shape, shapes.Shape) and shape is not shapes.Shape):
+        if not (inspect.isclass(shape) and issubclass(shape, Shape) and shape is not Shape):
             continue
         parts.append(f"### {name}\n\n{inspect.cleandoc(shape.__doc__ or '')}\n")
         parts.append("| field | type |\n|---|---|")

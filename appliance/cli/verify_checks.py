@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from appliance.adapters.ed25519 import verify
 from appliance.cli.exits import CliError, finding
 from appliance.cli.output import emit_table
-from appliance.cli.shapes import ProvenLeaf, VerifyCheck
+from appliance.cli.proof_shapes import ProvenLeaf, VerifyCheck
 from appliance.ledger.checkpoint import Checkpoint, parse_checkpoint
 from appliance.ledger.encoding import SALT_BYTES, Leaf, LeafError, decode_leaf, value_hash
 from appliance.ledger.note import Ed25519Verifier, NoteError, NoteNotSigned, VerifierKey, open_note, parse_note

@@ -9,7 +9,7 @@ from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
 from appliance.cli.exits import EXIT_OF_FINDING, CliError, Exit, finding
 from appliance.cli.init_files import OPEN_FILE, write_file
 from appliance.cli.output import emit_json, emit_table, say
-from appliance.cli.shapes import Verified
+from appliance.cli.proof_shapes import Verified
 from appliance.cli.verify_checks import (
     VALUE,
     Checks,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
 from appliance.cli.exits import CliError, Exit, finding
 from appliance.cli.output import emit_json, emit_table
-from appliance.cli.shapes import LogVerified, NodeVerified
+from appliance.cli.proof_shapes import LogVerified, NodeVerified
 from appliance.cli.verify_checks import Checks, Trusted, show_checks
 from appliance.cli.verify_fetch import LogSource
 from appliance.cli.verify_leaves import LeafFacts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
 from appliance.cli.exits import CliError, Exit, finding
-from appliance.cli.shapes import VerifyCheck
+from appliance.cli.proof_shapes import VerifyCheck
 from appliance.cli.verify_fetch import LogSource
 from appliance.ledger.checkpoint import CheckpointMalformed, WrongOrigin, open_checkpoint
 from appliance.ledger.merkle import verify_consistency
