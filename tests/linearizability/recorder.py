@@ -37,6 +37,8 @@ class Clients:
     Attributes:
         records: what was asked and told, in the order of answers.
         gave_up: last attempts of operations that were tried again and again in vain.
+        terms: of each acknowledged write, when its answer came (monotonic nanoseconds) and the term of its entry; of a
+            write that was repeated that is its first entry's.
     """
 
     urls: Callable[[], Sequence[str]]
@@ -47,6 +49,7 @@ class Clients:
     seed: int = 0
     records: list[Record] = field(default_factory=list)
     gave_up: list[Record] = field(default_factory=list)
+    terms: list[tuple[int, int]] = field(default_factory=list)
     _end: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _errors: list[Exception] = field(default_factory=list)
@@ -141,7 +144,10 @@ class Clients:
             return replace(asked, outcome=Outcome.REFUSED, returned=time.monotonic_ns())
         except httpx.TransportError:
             return asked  # it may have been carried out
-        return _answered(replace(asked, returned=time.monotonic_ns()), answer)
+        record = _answered(replace(asked, returned=time.monotonic_ns()), answer)
+        if record.outcome is Outcome.OK and not record.is_get and record.returned is not None:
+            self.terms.append((record.returned, int(answer.json()["term"])))
+        return record
 
 
 def _send(client: httpx.Client, url: str, parts: tuple[Part, ...], name: str | None) -> httpx.Response:
