@@ -118,7 +118,7 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 class Client(_Base):
-    """One call at a time.
+    """One call at a time in each thread.
 
     Args:
         urls: the nodes' URLs, the preferred one first.

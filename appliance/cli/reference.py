@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 import typer
 from msgspec import UnsetType
 
 from appliance.cli import shapes
-from appliance.cli.exits import EXIT_OF_ERROR, MEANINGS
+from appliance.cli.exits import EXIT_OF_ERROR, EXIT_OF_FINDING, MEANINGS, Exit
 from appliance.cli.shape import Shape
 
 HEAD: Final = """<!-- Made by `appliance render` from appliance/cli; change that and render again. -->
@@ -111,11 +111,15 @@ def _node_program() -> str:
 
 
 def _exit_codes() -> str:
-    rows = ["| code | meaning | errors of the API |", "|---|---|---|"]
+    rows = ["| code | meaning | errors of the API | findings of `verify` |", "|---|---|---|---|"]
     for code, meaning in MEANINGS.items():
-        errors = ", ".join(f"`{name}`" for name, exit_code in EXIT_OF_ERROR.items() if exit_code is code)
-        rows.append(f"| {int(code)} | {meaning} | {errors} |")
+        cells = (_names_of(code, table) for table in (EXIT_OF_ERROR, EXIT_OF_FINDING))
+        rows.append(f"| {int(code)} | {meaning} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _names_of(code: Exit, table: Mapping[str, Exit]) -> str:
+    return ", ".join(f"`{name}`" for name, exit_code in table.items() if exit_code is code)
 
 
 def _shapes() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Self
 import msgspec
 
 from appliance.cli.client import TOO_LONG, Client
-from appliance.cli.exits import CliError, finding
+from appliance.cli.exits import CliError, Exit, finding
 from appliance.cli.paths import key_path
 from appliance.ledger.canonical import read_decimal
 from appliance.ledger.encoding import INTEGER_MAX, SALT_BYTES
@@ -127,11 +127,11 @@ class LogSource:
 
     def tile(self, tile: TileId) -> bytes:
         """The bytes of a tile; their number is for the caller to check."""
-        return self._get(f"/log/{format_path(tile)}", TILE_BYTES, "tile_truncated").body
+        return self._resource(tile, TILE_BYTES, "tile_truncated")
 
     def entries(self, bundle: BundleId) -> bytes:
         """The bytes of an entry bundle."""
-        return self._get(f"/log/{format_path(bundle)}", bundle.width * (2 + LEAF_BYTES_MAX), "bundle_truncated").body
+        return self._resource(bundle, bundle.width * (2 + LEAF_BYTES_MAX), "bundle_truncated")
 
     def value(self, key: str, at_leaf: int | None = None) -> FetchedValue:
         """The value of a key, now or as it was behind a leaf."""
@@ -165,6 +165,16 @@ class LogSource:
             return msgspec.json.decode(answer.body, type=KeyPage, strict=False)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise finding("list_wrong", f"{answer.url} lists its keys in a form that cannot be read: {error}") from None
+
+    def _resource(self, resource: TileId | BundleId, bytes_max: int, too_long: str) -> bytes:
+        path = f"/log/{format_path(resource)}"
+        try:
+            return self._get(path, bytes_max, too_long).body
+        except CliError as error:
+            if error.exit_code not in (Exit.NOT_FOUND, Exit.USAGE):
+                raise
+            text = f"{self.name} refuses {path}, which is part of the signed tree: {error.message}"
+            raise finding("withheld", text, status=error.status) from None
 
     def _get(self, path: str, bytes_max: int, too_long: str, params: Mapping[str, Any] | None = None) -> Answer:
         try:

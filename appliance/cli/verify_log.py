@@ -224,6 +224,9 @@ class _Run:
         facts.note_newer()
         try:
             newer = open_signed(node.source.checkpoint_beyond(size), self._log, node.url)
+            if newer.checkpoint.size < size:
+                text = f"{node.url} shows a checkpoint of {newer.checkpoint.size} entries, and {size} were asked for"
+                raise finding("log_behind", text)
             compare(self._session, self._memory, newer, self._log)
             node.audit.advance(newer.checkpoint)
         except BadEntry as bad:
@@ -231,7 +234,6 @@ class _Run:
         except CliError as error:
             self._checks.failed(KEYS, error)
         else:
-            self._target = newer
             return True
         return False
 
@@ -254,6 +256,9 @@ class _Run:
     def shown(self, log_name: str) -> LogVerified:
         """The answer."""
         target = self._target
+        not_checked = list(self._not_checked)
+        if target is not None:
+            not_checked.append(f"Entries behind the first {target.checkpoint.size}, which the checkpoint covers.")
         remembered = self._standing.remembered if self._standing else None
         return LogVerified(
             verified=self.verdict() is None,
@@ -265,7 +270,7 @@ class _Run:
             keys=self._keys,
             checks=self._checks.rows,
             nodes=[node.shown() for node in self._nodes],
-            not_checked=self._not_checked,
+            not_checked=not_checked,
             assumptions=list(_ASSUMPTIONS),
         )
 

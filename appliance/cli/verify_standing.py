@@ -151,7 +151,7 @@ def _shrunk(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, 
     sizes = dict(zip(session.urls, at_all(session.urls, look), strict=True))
     wanted = last.checkpoint.size
     if any(size is None or size >= wanted for size in sizes.values()):
-        told = ", ".join(f"{url}: {'no answer' if size is None else size}" for url, size in sizes.items())
+        told = ", ".join(f"{url}: {'no valid checkpoint' if size is None else size}" for url, size in sizes.items())
         return finding(
             "log_behind",
             f"a checkpoint of {wanted} entries was seen before, and none that continues it is shown now ({told})",

@@ -16,7 +16,7 @@ from cli_standin import API_KEY, Ledger, Node, refused_url
 from typer.testing import CliRunner, Result
 
 from appliance.cli import shapes
-from appliance.cli.exits import EXIT_OF_ERROR, MEANINGS, CliError, Exit
+from appliance.cli.exits import EXIT_OF_ERROR, EXIT_OF_FINDING, MEANINGS, CliError, Exit
 from appliance.cli.main import GLOBAL_OPTIONS, app, hoist
 from appliance.cli.output import encode
 from appliance.cli.reference import render_cli
@@ -259,6 +259,18 @@ def test_exit_codes_are_documented_and_used_both_ways() -> None:
     assert [int(row) for row in rows] == [int(code) for code in Exit]
 
 
+def test_findings_of_verify_are_in_the_table_and_used() -> None:
+    """Each code stands as a text where `verify` finds it, and none that the table does not have is made a finding."""
+    sources = [path for path in SOURCES if path.name.startswith(("verify", "checkpoint"))]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "finding"]
+    named = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+    assert named <= set(EXIT_OF_FINDING) <= texts
+    assert set(EXIT_OF_FINDING).isdisjoint(ERRORS)
+
+
 def test_expected_errors_have_no_traceback(tmp_path: Path) -> None:
     """As a real process, because the runner of the tests catches exceptions itself."""
     done = subprocess.run(
@@ -284,7 +296,7 @@ def test_nothing_slow_is_imported_for_a_kv_get(tmp_path: Path) -> None:
 def test_help_names_every_verb() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    verbs = "up down ps logs status health kv cluster writes compact audit node init render"
+    verbs = "up down ps logs status health kv cluster writes compact audit verify node init render"
     for verb in verbs.split():
         assert re.search(rf"│ {verb} ", result.stdout), verb
 

@@ -178,7 +178,7 @@ HOSTILE = [
     ),
     pytest.param(
         on(f"{BUNDLE}001", lambda _: problem("not_found")),
-        (Exit.NOT_FOUND, "not_found", "There is no such thing", None),
+        (Exit.WRONG_ENTRIES, "withheld", "refuses /log/tile/entries/001, which is part of the signed tree", None),
         id="a bundle that is not there",
     ),
 ]
@@ -196,7 +196,7 @@ def test_a_hostile_node_is_refused_by_name(
     assert url in done.detail
     msgspec.convert(done.answer, shapes.LogVerified)
     node = node_of(done)
-    assert (node.result, node.code) == ("unavailable" if exit_code is Exit.NOT_FOUND else "failed", code)
+    assert (node.result, node.code) == ("failed", code)
     assert node.first_bad_entry == first_bad
 
 
@@ -400,7 +400,7 @@ def test_what_is_written_meanwhile_is_checked_with_the_entries_behind(start_log_
     node.fault = publish
     done = verify.run("log", urls=[node.url, node.url])
     assert done.exit_code == Exit.OK, done.stderr
-    assert (done.answer["tree_size"], verify.remembered_size) == (705, 705)
+    assert (done.answer["tree_size"], verify.remembered_size) == (700, 705)
     assert done.checks["keys"] == "passed"
 
 
@@ -439,6 +439,16 @@ def test_a_false_claim_about_what_was_written_meanwhile(
     done = verify.run("log", urls=[node.url])
     assert (done.exit_code, done.code) == (Exit.DIVERGED, "list_wrong"), done.stderr
     assert why in done.detail
+
+
+def test_a_checkpoint_that_does_not_cover_a_claim_settles_nothing(start_log_node: Start, verify: Verifier) -> None:
+    early = as_json({"path": [], "checkpoint": LOG.checkpoint(700).decode()})
+    node = start_log_node(
+        grown(), size=700, fault=lambda path, reply: early if path == "/log/proof/consistency" else reply
+    )
+    done = verify.run("log", urls=[node.url])
+    assert (done.exit_code, done.code) == (Exit.UNAVAILABLE, "log_behind"), done.stderr
+    assert "700 entries, and 705 were asked for" in done.detail
 
 
 def test_a_claim_that_no_checkpoint_ever_covers_is_not_believed(start_log_node: Start, verify: Verifier) -> None:

@@ -136,7 +136,7 @@ def test_while_a_node_is_down_nothing_is_called_rolled_back(start_log_node: Star
     node.size = 650
     done = verify.run("back", urls=[node.url, refused_url()], timeout_s=0.5)
     assert (done.exit_code, done.code) == (Exit.UNAVAILABLE, "log_behind")
-    assert "no answer" in done.detail
+    assert "no valid checkpoint" in done.detail
     assert done.answer["verified"] is False
     assert verify.evidence() == []
 
