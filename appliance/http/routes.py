@@ -106,8 +106,9 @@ _WRITE_ERRORS = (
     "idempotency_mismatch",
     "idempotency_full",
     "condition_failed",
+    "quarantined",
 )
-_READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded")
+_READ_ERRORS = ("no_quorum", "no_leader", "read_timeout", "overloaded", "quarantined")
 _CHANGE_ERRORS = ("no_quorum", "no_leader", "not_committed", "disk_full", "overloaded", "outcome_unknown")
 _GOES_ON = "What was begun is carried out though the client goes away."
 _AGAIN = f"{_GOES_ON} Asked again, it changes nothing twice."
@@ -332,7 +333,7 @@ PLAIN_ROUTES: Final = (
         "Answer one SELECT over the audit tables",
         "audit",
         body="audit",
-        errors=("bad_query", "query_timeout", "query_memory", "overloaded"),
+        errors=("bad_query", "query_timeout", "query_memory", "overloaded", "quarantined"),
     ),
     *CHANGE_ROUTES,
     Route("get_openapi", "GET", "/openapi.json", Op.OTHER, Access.NOBODY, "This description of the API", "openapi"),

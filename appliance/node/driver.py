@@ -103,6 +103,7 @@ class Driver:
         self.log = log
         self._on_fatal = on_fatal
         self.failure = ""
+        self.quarantine = ""  # why what this node has applied is not to be told; see `divergence`
         self.stopping = False
         self.core: RaftCore | None = None
         self.founding: Founding | None = None
@@ -151,6 +152,7 @@ class Driver:
             keeper=self.keeper,
             network=network,
             verify=verify_snapshot,
+            may_send=lambda: not self.quarantine,
             instruments=instruments,
             log=log,
         )
@@ -369,6 +371,7 @@ class Driver:
         self.writes.skip_to(meta.index)
         self.applied_waiters.reach(meta.index)
         self.published_waiters.reach(self.applier.machine.published.tree_size)
+        self.fitness.divergence.replaced()
         self.log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_queue.run_more()
 
@@ -411,6 +414,7 @@ class Driver:
             random=self._random,
         )
         self.members.follow(self.core)
+        self.fitness.judge()
         self.pump_soon()
 
     def found(self, configuration: Configuration) -> None:

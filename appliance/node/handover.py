@@ -12,18 +12,19 @@ if TYPE_CHECKING:
 
 
 async def hand_over(driver: Driver) -> bool:
-    """If this node leads, make the voter that is furthest along lead instead; at most one election time-out. Answers
-    whether this node leads no more.
+    """If this node leads, make the voter that is furthest along lead instead, of those that would, if any; at most one
+    election time-out. Answers whether this node leads no more.
     """
     core = driver.core
     if core is None or core.state.role is not Role.LEADER or driver.failure:
         return True
     connected = driver.network.connected()
     voters = core.state.voters
+    unfit = driver.fitness.divergence.unfit
     best = max(
-        ((p.match_index, n) for n, p in core.state.progress.items() if n in voters and n in connected),
-        default=(0, NOBODY),
-    )[1]
+        ((n not in unfit, p.match_index, n) for n, p in core.state.progress.items() if n in voters and n in connected),
+        default=(False, 0, NOBODY),
+    )[2]
     return best != NOBODY and await hand_over_to(driver, best)
 
 

@@ -13,6 +13,7 @@ from appliance.ledger.note import format_note
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, BundleId, TileId
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
 from appliance.node.ports import LeavesUnavailable, StorageError
 from appliance.node.publishing import Publishing, SignedTree
@@ -107,6 +108,7 @@ class Proving:
         return InclusionAnswer(leaf_index, stored.leaf, tuple(path), self._answer(signed), stored.salt)
 
     async def _read(self, read: Callable[[], T]) -> T:
+        refuse_quarantined(self._driver)
         try:
             return await asyncio.to_thread(read)
         except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to

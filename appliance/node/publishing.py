@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
 from appliance.ledger.commands import FEATURE_CHECKPOINTS, WriteResult, encode_checkpoint
+from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.note import Note
 from appliance.ledger.state import PublishedTree
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
 from appliance.node.ports import DamagedFile, LeavesUnavailable, LogKey, StorageError
 from appliance.raft.core import NotLeader
@@ -22,6 +24,7 @@ from appliance.tables.errors import ApplianceError
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
+UNSEEN_S_MAX: Final = 10.0
 SIGNED_KEPT: Final = 8  # latest checkpoints that need not be signed again
 _US: Final = 1_000_000
 
@@ -59,6 +62,7 @@ class Publishing:
         self._stored_size = 0  # leaves that the ledger file is known to hold
         self._installed_index = driver.installed_index
         self._proposed = False
+        self._proposed_s = driver.clock.monotonic_s()
 
     @property
     def key(self) -> LogKey | None:
@@ -77,7 +81,8 @@ class Publishing:
         machine = driver.applier.machine
         if self._proposed or driver.room.full or driver.failure or not driver.can_propose():
             return
-        if machine.tree_size <= machine.published.tree_size or not self._all_understand():
+        has_grown = machine.tree_size > machine.published.tree_size
+        if not (has_grown or self._moves_unseen(machine)) or not self._all_understand():
             return
         stamp_us = driver.next_stamp_us()
         due_us = machine.published.timestamp_us + round(self._interval_s * _US)
@@ -92,6 +97,15 @@ class Publishing:
         except NotLeader:
             return
         self._proposed = True
+        self._proposed_s = driver.clock.monotonic_s()
+
+    def _moves_unseen(self, machine: LedgerMachine) -> bool:
+        """Whether writes that leave no leaf were applied for a while, so that nodes have no index to compare states
+        at; the entry publishes nothing new then.
+        """
+        seen_index = machine.states[-1].raft_index if machine.states else 0
+        is_late = self._driver.clock.monotonic_s() - self._proposed_s >= UNSEEN_S_MAX
+        return is_late and machine.applied_index > seen_index
 
     def _all_understand(self) -> bool:
         """A node that does not know what a checkpoint is would stop at one: members of older versions put them off."""
@@ -106,8 +120,10 @@ class Publishing:
         """The latest checkpoint, of so many leaves at least; waits for it, in memory and on disk.
 
         Raises:
-            ApplianceError: `not_published` when it does not come in time, `verification_failed`, `no_log_key`.
+            ApplianceError: `not_published` when it does not come in time, `verification_failed`, `no_log_key`,
+                `quarantined`.
         """
+        refuse_quarantined(self._driver)
         if self._key is None:
             raise ApplianceError(
                 "no_log_key",
@@ -178,6 +194,8 @@ class Publishing:
         driver = self._driver
         if driver.findings.detail(Finding.PROOF_FAILED):
             raise self.failed()
+        await driver.fitness.divergence.look()  # a state that the others do not share must not be signed
+        refuse_quarantined(driver)
         checked = self._checked
         first = checked.tree_size if checked.tree_size <= tree.tree_size else 0
         try:

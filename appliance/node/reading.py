@@ -9,6 +9,7 @@ from typing import Any
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.api import HistoryAnswer, ReadAnswer, ScanAnswer
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.driver import Driver
 from appliance.node.leadership import Leadership
 from appliance.node.waiting import ReadWaiter, settle
@@ -35,6 +36,7 @@ class Reading:
         driver = self._driver
         deadline_s = driver.clock.monotonic_s() + self._timeout_s
         while True:
+            refuse_quarantined(driver)
             await self._leadership.wait(deadline_s)
             future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
             self._ask(settle(future))
@@ -79,6 +81,10 @@ class Reading:
     async def _consistent(self, linearizable: bool) -> None:
         if linearizable:
             await self.linearize()
+        self._refuse_unfit()
+
+    def _refuse_unfit(self) -> None:
+        refuse_quarantined(self._driver)
         if self._driver.installing:
             raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
 
@@ -98,7 +104,7 @@ class Reading:
 
     def read_now(self, key: str, done: Callable[[ReadAnswer | Exception], None], *, linearizable: bool) -> None:
         """Read a key without a task, if the leader answers at once and this node has applied what it has to."""
-        if not linearizable:
+        if not linearizable or self._driver.quarantine:
             self._read_to(key, done)
             return
 
@@ -142,8 +148,7 @@ class Reading:
 
     def _read_here(self, key: str, at_leaf: int | None) -> ReadAnswer:
         """Read what this node has applied."""
-        if self._driver.installing:
-            raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
+        self._refuse_unfit()
         head = self._driver.ledger_store.head(key)
         if at_leaf is not None:
             head = self._head_at(head, at_leaf)

@@ -28,6 +28,7 @@ from appliance.node.api import (
     TransferAnswer,
 )
 from appliance.node.compacting import Compacting
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.driver import Driver
 from appliance.node.leadership import Leadership
 from appliance.node.membership import Membership
@@ -151,6 +152,7 @@ class Service:
         """Propose a write; `done` is told what became of it. Raises `NotLeader`, and `ApplianceError` when it was not
         proposed.
         """
+        refuse_quarantined(self._driver)
         self._refuse_without_room()
         self._leadership.refuse_without_quorum()
         stamp_us = self._driver.next_stamp_us()
@@ -217,6 +219,7 @@ class Service:
     async def settle(self) -> Path:
         """Wait until the ledger file holds everything applied when this was called."""
         driver = self._driver
+        refuse_quarantined(driver)
         target = driver.applier.applied_index
         try:
             while not driver.failure:

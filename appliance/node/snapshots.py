@@ -27,6 +27,7 @@ class Snapshots:
         keeper: makes them.
         network: streams them.
         verify: reads a file back and checks it; must not keep the event loop busy.
+        may_send: whether this node's ledger file is fit to be sent.
         instruments: counts them.
         log: reports them.
     """
@@ -38,6 +39,7 @@ class Snapshots:
         keeper: LedgerKeeper,
         network: PeerNetwork,
         verify: Callable[[Path], Awaitable[tuple[Summary, bytes]]],
+        may_send: Callable[[], bool],
         instruments: Instruments,
         log: Log,
     ) -> None:
@@ -45,6 +47,7 @@ class Snapshots:
         self._keeper = keeper
         self._network = network
         self._verify = verify
+        self._may_send = may_send
         self._log = log
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sending: dict[int, int] = {}  # node id -> index of the copy on its way, 0 while it is being made
@@ -71,14 +74,16 @@ class Snapshots:
         """Start a snapshot to a node; `report(node_id, index)` is called at its end, with index 0 if it failed."""
         if node_id in self._tasks or self._stopping:
             return
-        reachable = node_id in self._network.connected()
-        if reachable:
+        possible = node_id in self._network.connected() and self._may_send()
+        if possible:
             self._sending[node_id] = 0
-        work = self._send(node_id, report) if reachable else self._put_off(node_id, report)
+        work = self._send(node_id, report) if possible else self._put_off(node_id, report)
         self._tasks[node_id] = asyncio.create_task(work)
 
     async def _put_off(self, node_id: int, report: Callable[[int, int], None]) -> None:
-        """Make no copy for a node that cannot be reached, and hold no log for it; the core asks again."""
+        """Make no copy for a node that cannot be reached, or of what must not be sent, and hold no log for it; the core
+        asks again.
+        """
         try:
             await asyncio.sleep(RETRY_S)
         finally:
@@ -121,6 +126,11 @@ class Snapshots:
             self._log.error("snapshot.refused", index=meta.index, error=error)
             raise OSError(f"snapshot refused: {error}") from error
         self._counters["received", "ok"].inc()
+
+    def drop_sent(self) -> None:
+        """What is on its way must not arrive."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def stop(self) -> None:
         """Cancel what is on its way; nothing is begun any more."""

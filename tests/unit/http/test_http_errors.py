@@ -27,6 +27,7 @@ RAISED = {
     "idempotency_mismatch": ("node", "PUT", "/kv/a", b""),
     "condition_failed": ("node", "PUT", "/kv/a", b""),
     "too_large": ("node", "PUT", "/kv/a", b""),
+    "quarantined": ("node", "GET", "/kv/a", b""),
     "read_timeout": ("node", "GET", "/kv/a", b""),
     "value_retired": ("node", "GET", "/kv/a", b""),
     "leaf_out_of_range": ("node", "GET", "/kv/a", b""),

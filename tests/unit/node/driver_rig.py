@@ -121,9 +121,13 @@ class MovableClock(SystemClock):
     """The real time, and what a test adds to it."""
 
     ahead_us = 0
+    ahead_s = 0.0  # of the monotonic time
 
     def now_us(self) -> int:
         return super().now_us() + self.ahead_us
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.ahead_s
 
 
 class SilentLog:
