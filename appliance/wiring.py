@@ -49,6 +49,7 @@ from appliance.node.ports import (
     Tracer,
 )
 from appliance.node.publishing import Publishing
+from appliance.node.recovery import Opened, Opening
 from appliance.node.sampler import Sampler
 from appliance.node.service import Service
 from appliance.tables.settings import Settings
@@ -109,8 +110,11 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         directory.close()
         log.info("node.stopped", node_id=node_id)
         return 0
+    cluster_id = whose(directory, settings, check, cluster_found)
+    opened = open_stores(directory, settings, check, cluster_id, log)
+    identity = claim(directory, check, opened, log, cluster_id=cluster_id, node_id=node_id)
     driver = _make_driver(
-        settings, directory, check, cluster_found, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
+        settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
     )
     publishing = _make_publishing(settings, driver)
     service = _make_service(settings, driver, publishing, registry)
@@ -211,43 +215,25 @@ async def seek(settings: Settings, check: IdentityCheck, registry: Registry, log
     )
 
 
-def claim(
-    directory: DataDirectory,
-    settings: Settings,
-    log_store: SqliteLogStore,
-    check: IdentityCheck,
-    log: Log,
-    *,
-    cluster_found: str,
-) -> Identity:
-    """Decide whether this data directory is this node's, and give a new one its identity. One that was replaced by a
-    copy gets a new incarnation: what the node promised before may be forgotten, so it is taken back as a learner.
+def whose(directory: DataDirectory, settings: Settings, check: IdentityCheck, cluster_found: str) -> str:
+    """The id of the cluster that this data directory belongs to.
 
     Args:
         directory: locked by this process.
         settings: the configuration.
-        log_store: the opened `raft.db`.
-        check: what the directory said before that was opened.
-        log: structured log.
+        check: what the directory said.
         cluster_found: what `seek` answered.
 
     Raises:
-        StorageFailed: it is another's, or it is not known whose; the message says what to do.
+        StorageFailed: it is another node's, or it is not known whose; the message says what to do.
     """
-    wanted = settings.node
-    held = check.identity
-    if held is not None:
-        if held.node_id != wanted.id or (wanted.cluster_id and wanted.cluster_id != held.cluster_id):
-            raise StorageFailed(
-                f"{directory.path} belongs to node {held.node_id} of cluster {held.cluster_id}, and the configuration "
-                f"names node {wanted.id} of cluster {wanted.cluster_id or held.cluster_id}. Set node.data_dir to this "
-                "node's own directory."
-            )
-        if check.status is IdentityStatus.OK:
-            return held
-    stored = log_store.load()
-    if check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
-        log.warning("node.replaced", reason=check.reason)
+    wanted, held = settings.node, check.identity
+    if held is not None and (held.node_id != wanted.id or wanted.cluster_id not in ("", held.cluster_id)):
+        raise StorageFailed(
+            f"{directory.path} belongs to node {held.node_id} of cluster {held.cluster_id}, and the configuration "
+            f"names node {wanted.id} of cluster {wanted.cluster_id or held.cluster_id}. Set node.data_dir to this "
+            "node's own directory."
+        )
     cluster_id = held.cluster_id if held is not None else wanted.cluster_id or cluster_found
     if not cluster_id:
         raise StorageFailed(
@@ -255,7 +241,68 @@ def claim(
             "the id of a new cluster. To join one, set network.seed_peers to peer addresses of its nodes, without "
             "this node's own."
         )
-    return _renew(directory, cluster_id, wanted.id)
+    return cluster_id
+
+
+def open_stores(
+    directory: DataDirectory, settings: Settings, check: IdentityCheck, cluster_id: str, log: Log
+) -> Opened:
+    """Open the stores of this node's own data directory; what is damaged in them is set aside.
+
+    Args:
+        directory: locked by this process.
+        settings: the configuration.
+        check: what the directory said.
+        cluster_id: what it belongs to.
+        log: structured log.
+
+    Raises:
+        StorageFailed: they are damaged, and nobody could bring the data again; the message says what to do.
+        StorageError: they cannot be opened.
+    """
+    standing = directory.standing
+    others = {*standing.voters} - {settings.node.id} if standing.voters else _Place.of(settings).seeds
+    cache_bytes = settings.storage.max_cache_size
+    opening = Opening(
+        directory=directory.path,
+        open_log=lambda: SqliteLogStore(directory.path / RAFT_FILE),
+        open_ledger=lambda: SqliteLedgerStore(directory.path / LEDGER_FILE, cache_bytes, cluster_id),
+        set_aside=directory.set_aside,
+        has_held=standing.has_held,
+        alone=not others,
+        doubt=standing.doubt,
+        log=log,
+    )
+    opened = opening.open(standing.condemned or (check.reason if check.lost else ""))
+    standing.settle()
+    return opened
+
+
+def claim(
+    directory: DataDirectory, check: IdentityCheck, opened: Opened, log: Log, *, cluster_id: str, node_id: int
+) -> Identity:
+    """Give a new data directory its identity. One whose data are lost, or were replaced by a copy, gets a new
+    incarnation: what the node promised before may be forgotten, so it is taken back as a learner.
+
+    Args:
+        directory: locked by this process.
+        check: what the directory said before its stores were opened.
+        opened: its stores.
+        log: structured log.
+        cluster_id: what it belongs to.
+        node_id: whom.
+
+    Raises:
+        StorageError: the identity could not be written.
+    """
+    stored = opened.stored
+    if opened.lost:
+        log.warning("node.lost")
+    elif check.identity is not None and check.status is IdentityStatus.OK:
+        return check.identity
+    elif check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
+        log.warning("node.replaced", reason=check.reason)
+    return _renew(directory, cluster_id, node_id)
 
 
 def _renew(directory: DataDirectory, cluster_id: str, node_id: int) -> Identity:
@@ -291,16 +338,14 @@ class _Place(NamedTuple):
 def _make_driver(
     settings: Settings,
     directory: DataDirectory,
-    check: IdentityCheck,
-    cluster_found: str,
+    opened: Opened,
+    identity: Identity,
     *,
     tracer: Tracer,
     registry: Registry,
     log: Log,
     on_fatal: Callable[[str], None],
 ) -> Driver:
-    log_store = SqliteLogStore(directory.path / RAFT_FILE)
-    identity = claim(directory, settings, log_store, check, log, cluster_found=cluster_found)
     storage, place = settings.storage, _Place.of(settings)
     return Driver(
         settings=DriverSettings(
@@ -321,8 +366,8 @@ def _make_driver(
         ),
         identity=identity,
         renew_identity=lambda: _renew(directory, identity.cluster_id, identity.node_id),
-        log_store=log_store,
-        ledger_store=SqliteLedgerStore(directory.path / LEDGER_FILE, storage.max_cache_size, identity.cluster_id),
+        opened=opened,
+        standing=directory.standing,
         reserve=directory,
         network=TcpPeerNetwork(peer_settings_from(settings), registry, log),
         verify_snapshot=lambda path: verify_apart(path, identity.cluster_id),

@@ -1,4 +1,4 @@
-"""The data directory: one process at a time, who it belongs to, and the room it keeps in reserve.
+"""The data directory: one process at a time, who it belongs to, what is set aside in it, the room it holds in reserve.
 
 The identity file names the file `raft.db` that it was written for, by inode and time of birth (not by device, whose
 number changes at reboot). A restored archive, a copy or a cleared directory has another file there, so the node sees
@@ -9,10 +9,11 @@ back in place.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
+import shutil
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,10 @@ import msgspec
 from msgspec import Struct
 
 from appliance.adapters.formats import refuse_newer
+from appliance.adapters.setting_aside import drop, kept, set_aside, size_bytes
 from appliance.adapters.sqlite import StepHook, no_hook, sync_directory
+from appliance.adapters.standing import StandingFile
+from appliance.adapters.whole_file import from_os_error, write_whole
 from appliance.node.ports import (
     DiskFull,
     Identity,
@@ -32,6 +36,7 @@ from appliance.node.ports import (
 
 RAFT_FILE: Final = "raft.db"
 LEDGER_FILE: Final = "ledger.db"
+AUDIT_DIRECTORY: Final = "audit"
 IDENTITY_FILE: Final = "identity.json"
 LOCK_FILE: Final = "lock"
 RESERVE_FILE: Final = "reserve.bin"
@@ -71,10 +76,14 @@ class DataDirectory:
     Args:
         path: made when it is missing.
         reserve_bytes: size of the file that `hold_reserve` makes.
-        step: called before each step of writing the identity with its name; tests stop there.
+        step: called before each step of writing the identity and of setting aside with its name; tests stop there.
+
+    Attributes:
+        standing: what the node knows of itself beside its `raft.db`.
 
     Raises:
         DataDirInUse: another process uses it; names its process id.
+        NewerFormat: a later version has written in it.
         StorageFailed: it cannot be made or locked.
     """
 
@@ -83,6 +92,11 @@ class DataDirectory:
         self._reserve_bytes = reserve_bytes
         self._step = step
         self._lock_descriptor = _lock(path)
+        try:
+            self.standing = StandingFile(path)
+        except BaseException:
+            self.close()
+            raise
 
     def check(self) -> IdentityCheck:
         """Look whose directory it is, before `raft.db` is opened.
@@ -105,15 +119,19 @@ class DataDirectory:
             if found != IDENTITY_FORMAT:
                 raise ValueError(f"its format is {found}, and this program knows {IDENTITY_FORMAT}")
         except ValueError as error:
-            return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} cannot be understood: {error}.")
+            return self._replaced(None, f"{IDENTITY_FILE} cannot be understood: {error}.")
         reason = self._difference(file)
-        return IdentityCheck(IdentityStatus.REPLACED if reason else IdentityStatus.OK, identity, reason)
+        return self._replaced(identity, reason) if reason else IdentityCheck(IdentityStatus.OK, identity)
 
     def _check_without_identity(self) -> IdentityCheck:
         found = [name for name in (RAFT_FILE, LEDGER_FILE) if (self.path / name).exists()]
-        if not found:
+        if not found and not self.standing.has_held:
             return IdentityCheck(IdentityStatus.FRESH)
-        return IdentityCheck(IdentityStatus.REPLACED, None, f"{IDENTITY_FILE} is missing, but {found[0]} is there.")
+        there = f", but {found[0]} is there" if found else ""
+        return self._replaced(None, f"{IDENTITY_FILE} is missing{there}.")
+
+    def _replaced(self, identity: Identity | None, reason: str) -> IdentityCheck:
+        return IdentityCheck(IdentityStatus.REPLACED, identity, reason, lost=not (self.path / RAFT_FILE).exists())
 
     def _difference(self, file: _IdentityFile) -> str:
         try:
@@ -135,28 +153,51 @@ class DataDirectory:
             StorageError: it could not be written.
         """
         path = self.path / IDENTITY_FILE
-        part = path.with_name(IDENTITY_FILE + ".part")
         try:
             inode, birth_ns = _file_mark(self.path / RAFT_FILE)
-            file = _IdentityFile(
-                IDENTITY_FORMAT,
-                identity.cluster_id,
-                identity.node_id,
-                str(identity.incarnation),
-                str(inode),
-                str(birth_ns),
-            )
-            self._step("write")
-            with part.open("wb") as out:
-                out.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
-                out.flush()
-                os.fsync(out.fileno())
-            self._step("rename")
-            os.replace(part, path)
-            self._step("sync_rename")
         except OSError as error:
-            raise _from_os_error(path, error) from error
-        sync_directory(self.path)
+            raise from_os_error(path, error) from error
+        file = _IdentityFile(
+            IDENTITY_FORMAT,
+            identity.cluster_id,
+            identity.node_id,
+            str(identity.incarnation),
+            str(inode),
+            str(birth_ns),
+        )
+        write_whole(path, msgspec.json.format(msgspec.json.encode(file)) + b"\n", self._step)
+
+    def set_aside(self, reason: str, *, ledger_only: bool) -> Path | None:
+        """Move what is damaged out of the way: `ledger.db` alone, which the log brings again, or all data; answers
+        where they are kept, None when nothing is there. What is derived from the ledger goes with it. Raises
+        `StorageError`.
+        """
+        if not ledger_only:
+            self.standing.note_loss()
+        names = (LEDGER_FILE, AUDIT_DIRECTORY) if ledger_only else (RAFT_FILE, LEDGER_FILE, AUDIT_DIRECTORY)
+        return set_aside(self.path, names, reason, datetime.now(UTC), self._step)
+
+    def kept(self) -> int:
+        """How many directories are there that were set aside. Raises `StorageError`."""
+        return len(kept(self.path))
+
+    def make_room(self) -> None:
+        """A leader sends a snapshot: of what is kept the oldest goes, as long as there is less room than the largest
+        takes. Raises `StorageError`.
+        """
+        directories = [(path, size_bytes(path)) for path in kept(self.path)]
+        wanted_bytes = max((size for _, size in directories), default=0) + self._reserve_bytes
+        free_bytes = shutil.disk_usage(self.path).free
+        for path, size in directories:
+            if free_bytes >= wanted_bytes:
+                return
+            drop(path)
+            free_bytes += size  # it comes back in steps
+
+    def drop_kept(self) -> None:
+        """A write finds no room: nothing is kept any longer. Raises `StorageError`."""
+        for directory in kept(self.path):
+            drop(directory)
 
     def hold_reserve(self) -> None:
         """Take the reserved room, if it is not held. To be tried again after a full disk: when it succeeds, there
@@ -179,7 +220,7 @@ class DataDirectory:
                 os.close(descriptor)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise _from_os_error(path, error) from error
+            raise from_os_error(path, error) from error
 
     def release_reserve(self) -> bool:
         """Give the reserved room to the file system; False when it was not held. Raises `StorageFailed`."""
@@ -240,9 +281,3 @@ def _birth_ns(path: Path) -> int:
     (mask,) = struct.unpack_from("=I", answer)
     seconds, nanoseconds = struct.unpack_from("=qI", answer, _STATX_BTIME_AT)
     return int(seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else 0
-
-
-def _from_os_error(path: Path, error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"no room left for {path}")
-    return StorageFailed(f"{path}: {error}")

@@ -1,7 +1,8 @@
 """Founding a cluster, or joining one: every seed must say who it is, and for founding that it is as empty as this node.
 
 Only a node that is one of its own seeds founds. Another that is told a cluster id and nothing else about the cluster
-would found a second cluster of that id whenever it comes first.
+would found a second cluster of that id whenever it comes first. Nor does one found, or is founded with, that has held
+data of the cluster and lost them: when all seeds have, there is no new cluster to be had, but one to be recovered.
 
 All founders write the same first entry (index 1, term 1): the configuration of all of them, in the order of
 their ids. It is committed by construction, so a founder needs nobody's vote for it.
@@ -17,6 +18,10 @@ from appliance.raft.messages import Configuration, Entry, EntryKind, Member, Mem
 from appliance.raft.state import encode_configuration
 
 FOUNDING_INDEX: Final = 1  # of the entry that every founder writes
+LOST: Final = (
+    "this node has held data of its cluster and lost them, so that it founds nothing: it waits for the leader to bring "
+    "it up to date"
+)
 
 
 class Founding:
@@ -29,20 +34,38 @@ class Founding:
         seeds: peer addresses of the other founders, as these tell them. Nobody else founds: a fourth node that is
             started early would else take the place of a seed at one founder, and another's at the next.
         founder: whether this node's own peer address is among its seeds. One that is no founder joins, or waits.
+        lost: whether this node has held data of the cluster and lost them.
+
+    Attributes:
+        lost: as above.
+        refusal: why this node founds nothing, and what it waits for, as a sentence without its full stop; empty while
+            it may found.
+        admitted: whether a cluster that exists knows this very incarnation.
     """
 
     def __init__(
-        self, identity: Identity, address: str, raft_address: str, seeds: tuple[str, ...], *, founder: bool
+        self,
+        identity: Identity,
+        address: str,
+        raft_address: str,
+        seeds: tuple[str, ...],
+        *,
+        founder: bool,
+        lost: bool = False,
     ) -> None:
         self._identity = identity
         self._seeds = seeds
-        self._founder = founder
+        self._founder = founder and not lost
+        self.lost = lost
         self._members = {
             identity.node_id: Member(identity.node_id, identity.incarnation, MemberRole.VOTER, address, raft_address)
         }
         self._strangers: dict[int, str] = {}
+        self._forgetful: set[int] = set()
         self._exists = False
         self.refusal = "" if founder else _founds_none(identity.node_id, raft_address)
+        if lost:
+            self.refusal = LOST
         self.admitted = False
 
     def missing(self) -> int:
@@ -55,6 +78,9 @@ class Founding:
         if self._exists:
             return "others have founded it, and have not said with whom"
         said = f"{self.missing()} of its seeds were not heard"
+        if self._forgetful:
+            nodes = ", ".join(f"node {n}" for n in sorted(self._forgetful))
+            said = f"{nodes} had data of it and lost them, so that it is not founded anew"
         return f"{said}, and network.seed_peers does not name {strangers}" if strangers else said
 
     def cluster_exists(self) -> None:
@@ -77,6 +103,11 @@ class Founding:
         if hello.configuration.members:
             return self._hear_member(hello)
         peer = hello.identity
+        self._forgetful.discard(peer.node_id)
+        if hello.lost:
+            self._members.pop(peer.node_id, None)
+            self._forgetful.add(peer.node_id)
+            return None
         if hello.raft_address not in self._seeds:
             self._strangers[peer.node_id] = hello.raft_address
             return None
@@ -96,7 +127,7 @@ class Founding:
             self.admitted = True
             return None
         known = (
-            "by another incarnation: its data directory was cleared, and it waits for the leader to take it back"
+            "by another incarnation: its data were cleared or lost, and it waits for the leader to take it back"
             if me is not None
             else f"not yet: it waits for `appliance cluster add {own_id} ...`"
         )

@@ -28,17 +28,18 @@ from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerNetwork
 from appliance.node.ports import (
     Clock,
+    DamagedFile,
     DiskFull,
     Identity,
     Instruments,
-    LedgerStore,
     Log,
-    LogStore,
     Reserve,
+    Standing,
+    StorageError,
     StoredLog,
     Tracer,
 )
-from appliance.node.recovery import recover
+from appliance.node.recovery import Opened
 from appliance.node.rest import LedgerRest
 from appliance.node.snapshots import Snapshots
 from appliance.node.traces import WriteTraces
@@ -61,8 +62,8 @@ class Driver:
         settings: see `DriverSettings`.
         identity: who the data directory belongs to.
         renew_identity: gives the data directory a new incarnation, durably.
-        log_store: `raft.db`.
-        ledger_store: `ledger.db`.
+        opened: both stores; see `appliance.node.recovery`.
+        standing: what is known beside `raft.db`.
         network: the links to the peers.
         reserve: room on the disk that is held back.
         verify_snapshot: reads a received ledger file back and checks it; must not keep the event loop busy.
@@ -80,8 +81,8 @@ class Driver:
         settings: DriverSettings,
         identity: Identity,
         renew_identity: Callable[[], Identity],
-        log_store: LogStore,
-        ledger_store: LedgerStore,
+        opened: Opened,
+        standing: Standing,
         network: PeerNetwork,
         reserve: Reserve,
         verify_snapshot: Callable[[Path], Awaitable[tuple[Summary, bytes]]],
@@ -97,8 +98,9 @@ class Driver:
         self._renew_identity = renew_identity
         self.network = network
         self.clock = clock
-        self.ledger_store = ledger_store
-        self.log_store = log_store
+        self.ledger_store = ledger_store = opened.ledger_store
+        self.log_store = log_store = opened.log_store
+        self.standing = standing
         self._random = random
         self.log = log
         self._on_fatal = on_fatal
@@ -107,7 +109,7 @@ class Driver:
         self.stopping = False
         self.core: RaftCore | None = None
         self.founding: Founding | None = None
-        self.members = Members(identity.node_id, network, log)
+        self.members = Members(identity.node_id, network, standing, log)
         self.installing = False
         self.installed_index = 0  # of the last snapshot that was installed while this node ran
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
@@ -122,7 +124,7 @@ class Driver:
         self.last_stamp_us = 0
         self.fitness = Fitness(self, reserve, log)
         self.room, self.clocks = self.fitness.room, self.fitness.clocks
-        self._stored: StoredLog = recover(log_store, ledger_store, settings.directory, log)
+        self._stored, self._lost = opened.stored, opened.lost
         self.applier = Applier(ledger_store, settings.idempotency_keys)
         self.rest = LedgerRest(self.applier, clock)
         self.keeper = LedgerKeeper(
@@ -173,9 +175,9 @@ class Driver:
         if stored.last_index > 0 or stored.hard_state.term > 0:
             self._make_core(stored)
         else:
-            settings = self.settings
+            s = self.settings
             self.founding = Founding(
-                self.identity, settings.address, settings.raft_address, settings.seeds, founder=settings.founder
+                self.identity, s.address, s.raft_address, s.seeds, founder=s.founder, lost=self._lost
             )
             alone = self.founding.alone()
             if alone is not None:
@@ -209,8 +211,17 @@ class Driver:
             return
         self.failure = str(error) or type(error).__name__
         self.log.error("node.failed", reason=self.failure, error=error)
+        if isinstance(error, DamagedFile):
+            self._doubt(error)
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
+
+    def _doubt(self, error: DamagedFile) -> None:
+        """Every start checks the whole log, but reads the ledger file back only when there is a reason to."""
+        try:
+            self.standing.note_doubt(str(error))
+        except StorageError as failed:
+            self.log.warning("node.standing_failed", reason=str(failed))
 
     # -- time
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from appliance.node.bootstrap import peer_addresses
+from appliance.node.lineage import Relation, is_parted, relation
 from appliance.node.peer_ports import Hello, PeerNetwork, Promise
-from appliance.node.ports import Log
+from appliance.node.ports import Identity, Log, Standing, StorageError
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import Configuration, Role
 
@@ -17,16 +18,22 @@ class Members:
     Args:
         node_id: of this node.
         network: its links follow the configuration.
+        standing: is told who votes.
         log: structured log.
 
     Attributes:
         hellos: what each node said of itself last, members and others.
+        parted: nodes whose log must not meet this one's; see `lineage`.
+        forked: those among them that are of another recovery than this node.
     """
 
-    def __init__(self, node_id: int, network: PeerNetwork, log: Log) -> None:
+    def __init__(self, node_id: int, network: PeerNetwork, standing: Standing, log: Log) -> None:
         self.hellos: dict[int, Hello] = {}
+        self.parted: frozenset[int] = frozenset()
+        self.forked: frozenset[int] = frozenset()
         self._node_id = node_id
         self._network = network
+        self._standing = standing
         self._log = log
         self._seen = Configuration()
         self._linked: dict[int, str] = {}
@@ -37,7 +44,8 @@ class Members:
         """A node says who it is."""
         self.hellos[hello.identity.node_id] = hello
         if core is not None:
-            _meet(core, hello)
+            self._part(core)
+            self._meet(core, hello)
 
     def follow(self, core: RaftCore) -> None:
         """Look whether the configuration or the leadership has changed; called often, and cheap when not."""
@@ -46,7 +54,7 @@ class Members:
         if leads and not self._led:
             for node_id in self._network.connected():
                 if node_id in self.hellos:
-                    _meet(core, self.hellos[node_id])
+                    self._meet(core, self.hellos[node_id])
         self._led = leads
         configuration, followed = state.configuration, len(state.progress)
         if configuration is self._seen and followed == self._followed:
@@ -58,6 +66,8 @@ class Members:
                 voters=list(configuration.voters()),
                 learners=[m.node_id for m in configuration.members if m.node_id not in configuration.voters()],
             )
+            self._remember(configuration)
+            self._part(core)
         self._seen, self._followed = configuration, followed
         wanted = peer_addresses(configuration, self._node_id)
         for node_id in state.progress:  # one that was removed is told so
@@ -66,6 +76,27 @@ class Members:
         if wanted != self._linked:
             self._linked = wanted
             self._network.set_peers(wanted)
+
+    def _remember(self, configuration: Configuration) -> None:
+        try:
+            self._standing.remember(configuration)
+        except StorageError as error:  # a full disk, say: what was noted before is still there
+            self._log.warning("node.standing_failed", reason=str(error))
+
+    def _part(self, core: RaftCore) -> None:
+        """See whose log must not meet this one's."""
+        own, me = core.state.configuration, Identity("", core.state.node_id, core.state.incarnation)
+        hellos = self.hellos.items()
+        forked = frozenset(n for n, h in hellos if relation(own, h.configuration) is Relation.FORKED)
+        for node_id in sorted(forked - self.forked):
+            self._log.error("cluster.forked", peer=node_id)
+        self.parted = frozenset(n for n, h in hellos if is_parted(own, me, h))
+        self.forked = forked
+
+    def _meet(self, core: RaftCore, hello: Hello) -> None:
+        identity = hello.identity
+        if identity.node_id not in self.parted:
+            core.meet(identity.node_id, identity.incarnation, hello.address, hello.raft_address)
 
 
 def promises(core: RaftCore) -> tuple[Promise, ...]:
@@ -112,8 +143,3 @@ def standing(core: RaftCore) -> str:
         f"this node was removed from the cluster by entry {state.configuration_index}: stop it, or add it again with "
         "`appliance cluster add`"
     )
-
-
-def _meet(core: RaftCore, hello: Hello) -> None:
-    identity = hello.identity
-    core.meet(identity.node_id, identity.incarnation, hello.address, hello.raft_address)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.ledger.commands import WriteRequest, WriteResult
-from appliance.node.members import forgotten, promises
+from appliance.node.lineage import Relation, left_behind, relation
+from appliance.node.members import forgotten, is_outside, promises
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import Log
+from appliance.raft.core import RaftCore
 from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
@@ -28,18 +30,21 @@ class PeerDesk:
 
     def hello(self) -> Hello:
         """What this node says of itself."""
-        core = self._driver.core
+        driver = self._driver
+        core = driver.core
         return Hello(
-            version=self._driver.settings.version,
+            version=driver.settings.version,
             protocol=PROTOCOL,
             features=(),
-            identity=self._driver.identity,
-            address=self._driver.settings.address,
-            raft_address=self._driver.settings.raft_address,
+            identity=driver.identity,
+            address=driver.settings.address,
+            raft_address=driver.settings.raft_address,
             last_index=core.state.log.last_index if core else 0,
             configuration=core.state.configuration if core else Configuration(),
             configuration_index=core.state.configuration_index if core else 0,
             promises=promises(core) if core else (),
+            lost=driver.founding is not None and driver.founding.lost,
+            last_term=core.state.log.last_term if core else 0,
         )
 
     def on_hello(self, hello: Hello) -> None:
@@ -48,6 +53,10 @@ class PeerDesk:
         if driver.failure:
             return
         driver.members.heard(driver.core, hello)
+        if driver.core is not None and left_behind(driver.core.state.configuration, driver.identity, hello):
+            self._give_up(driver.core, hello)
+        if driver.failure or hello.identity.node_id in driver.members.parted:
+            return
         promise = forgotten(driver.core, hello.promises) if driver.core is not None else None
         if promise is not None:
             self._log.warning(
@@ -71,9 +80,30 @@ class PeerDesk:
         except Exception as error:
             driver.fail(error)
 
+    def _give_up(self, core: RaftCore, hello: Hello) -> None:
+        """Take no part any more: an operator has decided that the cluster goes on without what this node holds. A node
+        whose copy counts for nothing anyway sets it aside at its next start; one that is a member in good standing does
+        not, because only the operator can tell a recovery from a mistake.
+        """
+        driver = self._driver
+        peer = hello.identity.node_id
+        reason = (
+            f"the cluster was recovered without what this node holds (`appliance cluster recover`, says node {peer}): "
+            f"its log, up to {core.state.log.last_index}, belongs to the cluster of before"
+        )
+        self._log.error("cluster.left_behind", peer=peer, last_index=core.state.log.last_index)
+        if is_outside(core):
+            driver.standing.condemn(reason)
+            driver.fail(f"{reason}. Its next start sets that aside, and it is brought up to date.")
+        else:
+            driver.fail(
+                f"{reason}. If that was meant, clear this node's data directory and start it: it is brought up to "
+                f"date. If it was a mistake, stop node {peer}, clear the data directory there, and start both."
+            )
+
     def on_message(self, message: AnyMessage) -> None:
         """A Raft message came in."""
-        if self._driver.failure:
+        if self._driver.failure or message.sender in self._driver.members.parted:
             return
         if self._driver.core is None:
             if self._driver.founding is not None:
@@ -112,14 +142,18 @@ class PeerDesk:
 
     async def on_snapshot(self, meta: SnapshotMeta, path: Path) -> None:
         """A snapshot was received."""
-        await self._driver.snapshots.check(meta, path)
-        if self._driver.core is None or self._driver.failure or self._driver.installing:
+        driver = self._driver
+        await driver.snapshots.check(meta, path)
+        if driver.core is None or driver.failure or driver.installing:
             raise OSError("this node cannot install a snapshot now")
-        path.replace(self._driver.settings.installing_path)  # noqa: ASYNC240 - a rename; nothing may come between it and restore
-        if not self._driver.core.restore(meta):
-            self._driver.settings.installing_path.unlink()
-        self._driver.pump_soon()
+        if relation(driver.core.state.configuration, meta.configuration) in {Relation.BEHIND, Relation.FORKED}:
+            raise OSError("the snapshot is of before the cluster was recovered")
+        path.replace(driver.settings.installing_path)  # noqa: ASYNC240 - a rename; nothing may come between it and restore
+        if not driver.core.restore(meta):
+            driver.settings.installing_path.unlink()
+        driver.pump_soon()
 
     def snapshot_path(self) -> Path:
-        """Where a snapshot is received."""
+        """Where a snapshot is received; what damage has left goes where it stands in its way."""
+        self._driver.room.make_room()
         return self._driver.settings.incoming_path

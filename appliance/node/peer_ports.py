@@ -37,6 +37,8 @@ class Hello(Struct, frozen=True):
         configuration: the founding or current configuration.
         configuration_index: index of the entry that carries it; 1 is the founding one, written by every founder.
         promises: what the node, as leader, knows that others hold.
+        lost: whether it has held data of the cluster and holds none now: it is not empty, it has forgotten.
+        last_term: term of the last entry of its log.
     """
 
     version: str
@@ -50,6 +52,8 @@ class Hello(Struct, frozen=True):
     configuration_index: int = 1
     protocol_min: int = 0
     promises: tuple[Promise, ...] = ()
+    lost: bool = False
+    last_term: int = 0
 
 
 class PeerEvents(Protocol):

@@ -80,13 +80,19 @@ class IdentityStatus(StrEnum):
 
 
 class IdentityCheck(Struct, frozen=True):
-    """Whose data directory it is. `identity` is None when it is fresh, or when the identity file is missing or
-    unreadable; `reason` says in one sentence why the status is REPLACED.
+    """Whose data directory it is.
+
+    Attributes:
+        status: see `IdentityStatus`.
+        identity: None when it is fresh, or when the identity file is missing or unreadable.
+        reason: one sentence that says why the status is REPLACED.
+        lost: whether `raft.db`, which was there, is missing.
     """
 
     status: IdentityStatus
     identity: Identity | None = None
     reason: str = ""
+    lost: bool = False
 
 
 class StoredLog(Struct, frozen=True):
@@ -315,6 +321,24 @@ class LedgerTree(Protocol):
         ...
 
 
+class Standing(Protocol):
+    """What a node knows of itself beside its `raft.db`, for the time when that cannot be read or must not be used.
+    What is noted is durable when the method returns. All raise `StorageError`.
+    """
+
+    def remember(self, configuration: Configuration) -> None:
+        """Note who votes."""
+        ...
+
+    def note_doubt(self, reason: str) -> None:
+        """Let the next start read `ledger.db` back whole before it is used."""
+        ...
+
+    def condemn(self, reason: str) -> None:
+        """Let the next start treat the data directory as wiped."""
+        ...
+
+
 class Reserve(Protocol):
     """Room on the disk that is held back for the time when there is none."""
 
@@ -324,6 +348,20 @@ class Reserve(Protocol):
 
     def release_reserve(self) -> bool:
         """Give it free; False when it was not held. Raises `StorageFailed`."""
+        ...
+
+    def kept(self) -> int:
+        """How many directories are there with damaged data that were set aside. Raises `StorageError`."""
+        ...
+
+    def make_room(self) -> None:
+        """A leader sends a snapshot: of what was set aside so much is removed, the oldest first, that another copy of
+        it has room. Raises `StorageError`.
+        """
+        ...
+
+    def drop_kept(self) -> None:
+        """Remove all that was set aside. Raises `StorageError`."""
         ...
 
 

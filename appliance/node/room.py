@@ -1,7 +1,8 @@
 """Room on the disk: some is held in reserve, so that a full disk is met early and with something left to act on.
 
 When a write finds no room the reserve is given up, this node takes no writes of clients and hands over leadership,
-and what waits is tried again until there is room: nothing of it was promised. Reads go on.
+and what waits is tried again until there is room: nothing of it was promised. Reads go on. Damaged data that were set
+aside are given up for what takes their place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Room:
         log: told when the disk is full and when there is room again.
         on_change: called on the event loop when that has changed.
         free_bytes_min: free bytes, beside the reserve, from which on there is room again.
+
+    Attributes:
+        full: whether there is none.
+        kept: how many directories take room that hold damaged data; an operator removes them.
     """
 
     def __init__(
@@ -44,11 +49,26 @@ class Room:
         self._on_change = on_change
         self._free_bytes_min = free_bytes_min
         self.full = False
+        self.kept = reserve.kept()
         self._reports = 0  # since the last look
 
     def report_full(self, error: DiskFull) -> None:
         """A write found no room; called again for each time that it is tried in vain."""
         self._reports += 1
+        if self.kept:
+            self._reserve.drop_kept()
+            self.kept = 0
+        self._be_full(error)
+
+    def make_room(self) -> None:
+        """A leader sends a snapshot, so that others have what this node needs: give up as much of what is kept as
+        stands in its way.
+        """
+        if self.kept:
+            self._reserve.make_room()
+            self.kept = self._reserve.kept()
+
+    def _be_full(self, error: DiskFull) -> None:
         if self.full:
             return
         self.full = True
@@ -61,6 +81,7 @@ class Room:
         await self._look()
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
+            self.kept = await asyncio.to_thread(self._reserve.kept)
             if self.full:
                 await self._look()
 
@@ -68,7 +89,8 @@ class Room:
         try:
             await asyncio.to_thread(self._reserve.hold_reserve)
         except DiskFull as error:
-            self.report_full(error)
+            self._reports += 1
+            self._be_full(error)
             return
         free_bytes = (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
         reports, self._reports = self._reports, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from appliance.node.api import ClusterInfo, Figures, Health, MemberInfo
 from appliance.node.driver import Driver
 from appliance.node.members import is_outside, standing
+from appliance.node.outlook import way_out
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, Member, Role
 
@@ -25,14 +26,15 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
         founding = driver.founding
         if founding is not None:
             reasons.append(founding.refusal or f"the cluster is not founded yet: {founding.waiting()}")
+            reasons.append(way_out(driver))
     elif core.state.leader_id == NOBODY:
-        reasons.append(standing(core) or "no leader is known")
+        reasons += [standing(core) or "no leader is known", way_out(driver)]
     elif is_outside(core):
         reasons.append(standing(core))
     elif core.state.role is Role.LEADER and not driver.can_propose():
         handing_over = core.state.transfer_target != NOBODY
         reasons.append("handing over" if handing_over else "the new leader has not committed in its term yet")
-    return tuple(reasons)
+    return tuple(reason for reason in reasons if reason)
 
 
 def health_of(driver: Driver) -> Health:
@@ -46,6 +48,8 @@ def health_of(driver: Driver) -> Health:
         "disk_full": driver.room.full,
         "writes_paused": is_paused(driver),
         "clock_off": driver.clocks.off,
+        "data_set_aside": driver.room.kept > 0,
+        "cluster_forked": bool(driver.members.forked),
     }
     return Health(
         healthy=not reasons,

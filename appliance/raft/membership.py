@@ -92,12 +92,12 @@ def alive_voters(state: RaftState, configuration: Configuration) -> list[int]:
 def with_member(configuration: Configuration, member: Member) -> Configuration:
     """The configuration with a member added, or put in the place of the one with its id."""
     others = [each for each in configuration.members if each.node_id != member.node_id]
-    return Configuration(tuple(sorted([*others, member], key=lambda each: each.node_id)))
+    return replace(configuration, members=tuple(sorted([*others, member], key=lambda each: each.node_id)))
 
 
 def without_member(configuration: Configuration, node_id: int) -> Configuration:
     """The configuration without a member."""
-    return Configuration(tuple(each for each in configuration.members if each.node_id != node_id))
+    return replace(configuration, members=tuple(m for m in configuration.members if m.node_id != node_id))
 
 
 def meet(state: RaftState, node_id: int, incarnation: int, address: str, raft_address: str) -> None:

@@ -73,10 +73,18 @@ class Member(Struct, frozen=True):
     raft_address: str
 
 
-class Configuration(Struct, frozen=True):
-    """A membership. Members are kept in the order of their ids."""
+class Configuration(Struct, frozen=True, omit_defaults=True):
+    """A membership.
+
+    Attributes:
+        members: in the order of their ids.
+        recoveries: a random number for each time that an operator has made one node the only voter, oldest first.
+            Logs of two nodes may contradict each other in what is committed where one's recoveries are not the
+            other's. Not written where there is none, so that entries are the bytes that earlier versions write.
+    """
 
     members: tuple[Member, ...] = ()
+    recoveries: tuple[int, ...] = ()
 
     def member(self, node_id: int) -> Member | None:
         """The member with this id, or None."""

@@ -130,8 +130,8 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             Severity.CRITICAL,
             "Cluster quorum lost",
             "Only {{ $value }} nodes available: less than a majority, writes are refused",
-            "Start the missing nodes; acknowledged writes are on the disks of a majority. Restore from a backup only "
-            "when those disks are lost.",
+            "Start the missing nodes; acknowledged writes are on the disks of a majority. Only when those disks are "
+            "lost: `appliance cluster recover` on the node that holds most, which says what may be lost with them.",
             "Cluster Quorum Lost",
         ),
         AlertRow(
@@ -161,7 +161,8 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             Severity.CRITICAL,
             "The cluster has no leader",
             "No node that answers knows a leader",
-            "Check that the nodes reach each other's peer ports, and that their clocks and certificates are valid.",
+            "`/health` of each node says what it waits for. Check that the nodes reach each other's peer ports, and "
+            "that their clocks and certificates are valid.",
             "Cluster Quorum Lost",
         ),
         AlertRow(
@@ -236,6 +237,17 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             "{{ $value | humanizePercentage }} of the disk of {{ $labels.instance }} is free",
             "`appliance compact` frees what the Raft log no longer needs; then give the disk more room.",
             "Database Compaction",
+        ),
+        AlertRow(
+            "DataSetAside",
+            f"scribe_storage_set_aside{_J} > 0",
+            0,
+            Severity.WARNING,
+            "Damaged data were set aside",
+            "{{ $labels.instance }} keeps {{ $value }} directories of data that it found damaged and got again",
+            "See `damaged-*/reason.txt` in its data directory, and look at the disk and the memory of that machine; "
+            "then remove these directories.",
+            "Data Corruption",
         ),
         AlertRow(
             "RequestRateDropped",

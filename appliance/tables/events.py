@@ -64,6 +64,22 @@ EVENTS: Mapping[str, EventRow] = {
             "it was in term {term} and held entry {index}",
             ("told_by", "term", "index"),
         ),
+        EventRow(
+            "node.set_aside",
+            _E,
+            "This node's data cannot be used, are kept in {kept}, and come from the others again: {reason}",
+            ("reason", "kept"),
+        ),
+        EventRow(
+            "node.ledger_set_aside",
+            _E,
+            "The ledger file cannot be used, is kept in {kept}, and is made again from the log: {reason}",
+            ("reason", "kept"),
+        ),
+        EventRow("node.lost", _W, "This directory has held data of its cluster and holds none, so it founds nothing"),
+        EventRow(
+            "node.standing_failed", _W, "What is worth knowing beside raft.db was not noted: {reason}", ("reason",)
+        ),
         EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
@@ -81,6 +97,18 @@ EVENTS: Mapping[str, EventRow] = {
             _I,
             "From entry {index} on the voters are {voters} and the learners {learners}",
             ("index", "voters", "learners"),
+        ),
+        EventRow(
+            "cluster.left_behind",
+            _E,
+            "Node {peer} is of a cluster that was recovered without what this node holds, up to entry {last_index}",
+            ("peer", "last_index"),
+        ),
+        EventRow(
+            "cluster.forked",
+            _E,
+            "Node {peer} and this one were each made the only voter: one of them has to be cleared",
+            ("peer",),
         ),
         # Raft
         EventRow("raft.election", _I, "Node {node_id} campaigns in term {term}", ("node_id", "term", "reason")),

@@ -61,6 +61,12 @@ METRICS: Mapping[str, MetricRow] = {
         MetricRow(
             "scribe_storage_flush_seconds", _H, "s", "Time to write one bulk of applied changes", (), DISK_BUCKETS
         ),
+        MetricRow(
+            "scribe_storage_set_aside",
+            _G,
+            "directories",
+            "Directories with damaged data that were set aside and are kept",
+        ),
         MetricRow("scribe_disk_free_bytes", _G, "bytes", "Free bytes on the file system of the data directory"),
         MetricRow("scribe_disk_size_bytes", _G, "bytes", "Size of the file system of the data directory"),
         # Raft

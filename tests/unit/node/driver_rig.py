@@ -25,6 +25,7 @@ from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerEvents
 from appliance.node.ports import DiskFull, Identity
 from appliance.node.publishing import Publishing
+from appliance.node.recovery import Opened, recover
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
@@ -156,13 +157,13 @@ class Rig:
         self.directory = directory
         self.data = DataDirectory(directory, reserve_bytes=4096)
         self.log_store = GatedLogStore(directory / "raft.db")
-        stored = self.log_store.load()
-        if founded and not stored.last_index:
+        if founded and not self.log_store.load().last_index:
             self.log_store.append([founding_entry(CONFIGURATION)], HardState(1, 0, 1))
         self.ledger_store = SqliteLedgerStore(directory / "ledger.db", 2**20, CLUSTER_ID)
         self.network = FakeNetwork()
         self.clock = MovableClock()
         self.log = SilentLog()
+        stored = recover(self.log_store, self.ledger_store, directory, self.log)
         registry = Registry(ME)
         self.fatal: list[str] = []
         settings = DriverSettings(
@@ -186,8 +187,8 @@ class Rig:
             settings=settings,
             identity=Identity(CLUSTER_ID, ME, ME * 10),
             renew_identity=lambda: Identity(CLUSTER_ID, ME, ME * 10 + 1),
-            log_store=self.log_store,
-            ledger_store=self.ledger_store,
+            opened=Opened(self.log_store, self.ledger_store, stored, lost=False),
+            standing=self.data.standing,
             network=self.network,
             reserve=self.data,
             verify_snapshot=lambda path: verify_apart(path, CLUSTER_ID),
