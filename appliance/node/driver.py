@@ -163,8 +163,7 @@ class Driver:
         self._elections_seen = 0
         self._apply_queue = ApplyQueue(self)
         self._pump_wanted = False
-        self._leader_seen = NOBODY
-        self._role_seen = Role.FOLLOWER
+        self._leader_seen, self._role_seen = NOBODY, Role.FOLLOWER
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life

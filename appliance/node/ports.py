@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from appliance.ledger.note import VerifierKey
 from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
-from appliance.ledger.tile_paths import TileId
+from appliance.node.check_ports import LedgerTree, ScrubSlice
 from appliance.raft.messages import Configuration, Entry, HardState, SnapshotMeta
 
 
@@ -29,6 +29,10 @@ class StorageFailed(StorageError):
     """A write, a sync or a read failed, or an earlier one did: what the file holds is known only after a restart.
     The store refuses all further writes; nothing is retried.
     """
+
+
+class FileAway(StorageError):
+    """A file is closed, or another is about to take its place; what was not read of it can be read of that one."""
 
 
 class DamagedFile(StorageError):
@@ -178,6 +182,10 @@ class LogStore(Protocol):
         """Bytes on disk."""
         ...
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read everything that counts back and check it, a slice with each step; see `ScrubSlice`."""
+        ...
+
     def close(self) -> None:
         """Close the files."""
         ...
@@ -253,6 +261,12 @@ class LedgerStore(StateView, Protocol):
         """
         ...
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read leaves, values, heads and tree back from the file and check them, a slice with each step; see
+        `ScrubSlice`. A step and `checkpoint` exclude each other.
+        """
+        ...
+
     def discard(self, path: Path) -> None:
         """Remove a copy or a received file, if it is there; what takes long about that goes on behind this."""
         ...
@@ -277,47 +291,6 @@ class LedgerStore(StateView, Protocol):
 
     def close(self) -> None:
         """Close the files; what was not flushed is dropped (the log has it)."""
-        ...
-
-
-class LedgerTree(Protocol):
-    """The tree and the leaves of `ledger.db` as far as they are in the file, for proofs. Everything here reads the disk
-    and is called on worker threads, on several at a time.
-
-    All methods raise `StorageError`, and `LeavesUnavailable` when the file does not hold that many leaves.
-    """
-
-    def tile(self, tile: TileId) -> bytes:
-        """The hashes of a tile, so many as its width says."""
-        ...
-
-    def entries(self, first: int, count: int) -> list[bytes]:
-        """Leaves first..first+count-1, as they are in the tree."""
-        ...
-
-    def leaf(self, leaf_index: int) -> NewLeaf:
-        """A leaf with salt and value."""
-        ...
-
-    def root(self, tree_size: int) -> bytes:
-        """Root of the tree of so many leaves."""
-        ...
-
-    def inclusion(self, leaf_index: int, tree_size: int) -> list[bytes]:
-        """The inclusion path of a leaf (`appliance.ledger.merkle.inclusion_proof`)."""
-        ...
-
-    def consistency(self, first_size: int, second_size: int) -> list[bytes]:
-        """The consistency proof of two sizes (`appliance.ledger.merkle.consistency_proof`)."""
-        ...
-
-    def recheck(self, first: int, tree_size: int, root: bytes) -> None:
-        """Read the leaves from `first` on back, hash them again, and see that they lead to the tiles that stand over
-        them, and these to the root of the tree of so many leaves. About 2 us a leaf.
-
-        Raises:
-            DamagedFile: they do not; names the first bad tile or leaf.
-        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""A node whose data are damaged or gone comes back by itself, as another incarnation, with all that was acknowledged."""
+"""A node whose data are damaged or gone comes back by itself, as another incarnation, with what was acknowledged."""
 
 from __future__ import annotations
 
