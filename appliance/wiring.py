@@ -20,13 +20,14 @@ from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.ed25519 import SigningKeyError, read_key_file
-from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.identity import AUDIT_DIRECTORY, LEDGER_FILE, RAFT_FILE, DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_seeking import seek_cluster
 from appliance.adapters.peer_settings import peer_settings_from
+from appliance.adapters.scrubber import SegmentScrub
 from appliance.adapters.telemetry.logs import EcsLog, route_stdlib
 from appliance.adapters.telemetry.loop_lag import sample_loop_lag
 from appliance.adapters.telemetry.metrics import Registry
@@ -51,6 +52,7 @@ from appliance.node.ports import (
 from appliance.node.publishing import Publishing
 from appliance.node.recovery import Opened, Opening
 from appliance.node.sampler import Sampler
+from appliance.node.scrubbing import Scrubbing
 from appliance.node.service import Service
 from appliance.tables.settings import Settings
 
@@ -117,7 +119,8 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
     )
     publishing = _make_publishing(settings, driver)
-    service = _make_service(settings, driver, publishing, registry)
+    scrubbing = _make_scrubbing(settings, driver, registry, log)
+    service = _make_service(settings, driver, publishing, scrubbing, registry)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
     await driver.start()
@@ -128,6 +131,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         _watch(sampler.run(), "sampler", log),
         _watch(lag, "loop_lag", log),
         _watch(publishing.run(), "publishing", log),
+        _watch(scrubbing.run(), "scrubbing", log),
     ]
     log.info(
         "node.started",
@@ -143,6 +147,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     log.info("node.stopping", node_id=node_id, reason=failures[0] if failures else "asked to")
     for task in tasks:
         task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await hand_over(driver)
     await server.stop(STOP_GRACE_S)
     await audit.close()
@@ -396,7 +401,22 @@ def _make_publishing(settings: Settings, driver: Driver) -> Publishing:
     return Publishing(driver, key, settings.log.checkpoint_interval, settings.performance.write_timeout)
 
 
-def _make_service(settings: Settings, driver: Driver, publishing: Publishing, registry: Registry) -> Service:
+def _make_scrubbing(settings: Settings, driver: Driver, registry: Registry, log: Log) -> Scrubbing:
+    """Reads back what is stored, the largest file first."""
+    segments = SegmentScrub(driver.settings.directory / AUDIT_DIRECTORY)
+    return Scrubbing(
+        driver,
+        (driver.ledger_store, driver.log_store, segments),
+        rate=settings.storage.scrub_rate,
+        interval_s=settings.storage.scrub_interval,
+        instruments=registry,
+        log=log,
+    )
+
+
+def _make_service(
+    settings: Settings, driver: Driver, publishing: Publishing, scrubbing: Scrubbing, registry: Registry
+) -> Service:
     return Service(
         driver,
         ledger_path=driver.settings.directory / LEDGER_FILE,
@@ -405,6 +425,7 @@ def _make_service(settings: Settings, driver: Driver, publishing: Publishing, re
         concurrency_max=settings.performance.max_concurrency,
         write_timeout_s=settings.performance.write_timeout,
         publishing=publishing,
+        scrubbing=scrubbing,
         instruments=registry,
     )
 

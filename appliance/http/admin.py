@@ -1,4 +1,4 @@
-"""POST /admin/...: pausing writes everywhere, and giving back the space of one node."""
+"""POST /admin/...: pausing writes everywhere, giving back the space of one node, reading back what it stores."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from msgspec import Struct
 from appliance.http.bodies import Nothing, read_fields
 from appliance.http.errands import Errands
 from appliance.http.exchange import Exchange, GatewayResponse
-from appliance.http.limits import PAUSE_TTL_DEFAULT_S, PAUSE_TTL_MAX_S
-from appliance.http.query import parse_query
+from appliance.http.limits import (
+    PAUSE_TTL_DEFAULT_S,
+    PAUSE_TTL_MAX_S,
+    SCRUB_RATE_DEFAULT,
+    SCRUB_RATE_MAX,
+    SCRUB_RATE_MIN,
+)
+from appliance.http.query import flag, parse_query
+from appliance.http.status import scrub_content
 from appliance.http.wire import json_response, rfc3339, safe_integer
 from appliance.node.api import NodeService, PauseAnswer
 from appliance.tables.errors import ApplianceError
@@ -18,6 +25,12 @@ class Pause(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /admin/pause-writes."""
 
     ttl_seconds: float = PAUSE_TTL_DEFAULT_S
+
+
+class Scrub(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /admin/scrub."""
+
+    rate: int = SCRUB_RATE_DEFAULT
 
 
 class AdminRoutes:
@@ -59,6 +72,15 @@ class AdminRoutes:
             "seconds": round(done.seconds, 3),
         }
         return json_response(content)
+
+    async def scrub(self, exchange: Exchange) -> GatewayResponse:
+        """Read back what this node stores; `?wait=false` answers as soon as that has begun."""
+        wait = flag(parse_query(exchange.request.query, ("wait",)), "wait", default=True)
+        rate = (await read_fields(exchange, Scrub)).rate
+        if not SCRUB_RATE_MIN <= rate <= SCRUB_RATE_MAX:
+            raise ApplianceError("bad_request", f"rate is from {SCRUB_RATE_MIN} to {SCRUB_RATE_MAX} bytes a second.")
+        figures = await self._errands.run(exchange, self._node.scrub(rate, wait=wait))
+        return json_response({"status": "ok", **scrub_content(figures)})
 
 
 def _paused(answer: PauseAnswer) -> GatewayResponse:

@@ -140,7 +140,7 @@ def _keyed(prefix: str, suffix: str, words: str) -> tuple[Route, ...]:
             f"Read a value{words}",
             "value",
             query=("consistency", "at_leaf"),
-            errors=(*_READ_ERRORS, "not_found", "leaf_out_of_range", "value_retired"),
+            errors=(*_READ_ERRORS, "not_found", "leaf_out_of_range", "value_retired", "verification_failed"),
         ),
         Route(
             "delete_key" + suffix,
@@ -169,7 +169,7 @@ HISTORY_ROUTES: Final = (
         "List the versions of a key, newest first",
         "history",
         query=("from", "limit", "consistency"),
-        errors=(*_READ_ERRORS, "not_found"),
+        errors=(*_READ_ERRORS, "not_found", "verification_failed"),
     ),
 )
 CHANGE_ROUTES: Final = (
@@ -253,6 +253,21 @@ CHANGE_ROUTES: Final = (
         errors=("conflict", "disk_full", "overloaded", "outcome_unknown"),
         waits=True,
         notes=f"It takes as long as it takes, and writes go on; GET /metrics shows the sizes. {_GOES_ON}",
+    ),
+    Route(
+        "scrub",
+        "POST",
+        "/admin/scrub",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Read all that this node stores back, and check it",
+        "scrub",
+        query=("wait",),
+        body="scrub",
+        errors=("conflict", "unhealthy", "overloaded", "outcome_unknown"),
+        waits=True,
+        notes=f"It takes as long as the rate makes it, and all else goes on; GET /metrics shows how far it is. "
+        f"`?wait=false` answers when it has begun. What has rotted is an alarm, too. {_GOES_ON}",
     ),
 )
 PLAIN_ROUTES: Final = (

@@ -181,10 +181,9 @@ class Divergence:
         """A leader's snapshot took the place of what this node had applied."""
         driver = self._driver
         self._undecided_index = 0
-        driver.findings.withdraw(Finding.DIVERGENCE_SEEN)
+        driver.findings.renew()
         if driver.quarantine:
             driver.quarantine = ""
-            driver.findings.withdraw(Finding.DIVERGED)
             self._on_change()
 
 

@@ -175,6 +175,12 @@ class Reading:
         return None
 
     def _leaf(self, leaf_index: int) -> NewLeaf:
+        if leaf_index in self._driver.findings.rotten_leaves:
+            raise ApplianceError(
+                "verification_failed",
+                f"Leaf {leaf_index} has rotted on this node's disk. Ask another node, and resync this one with "
+                f"`appliance cluster resync {self._driver.identity.node_id}`.",
+            )
         leaf = self._driver.ledger_store.leaf(leaf_index)
         if leaf is None:
             raise ApplianceError("internal", f"Leaf {leaf_index} is missing from this node's ledger file.")

@@ -25,6 +25,7 @@ from appliance.node.api import (
     PauseAnswer,
     ReadAnswer,
     ScanAnswer,
+    ScrubFigures,
     TransferAnswer,
 )
 from appliance.node.compacting import Compacting
@@ -38,6 +39,7 @@ from appliance.node.proving import Proving
 from appliance.node.publishing import Publishing
 from appliance.node.reading import Reading
 from appliance.node.salts import SaltPool
+from appliance.node.scrubbing import Scrubbing
 from appliance.node.view import cluster_info, figures_of, health_of
 from appliance.node.waiting import WriteWaiter, settle
 from appliance.raft.core import NotLeader
@@ -58,6 +60,7 @@ class Service:
         concurrency_max: most writes waiting at once.
         write_timeout_s: how long a write or a read waits.
         publishing: checkpoints.
+        scrubbing: reads back what is stored.
         instruments: metrics.
     """
 
@@ -71,10 +74,12 @@ class Service:
         concurrency_max: int,
         write_timeout_s: float,
         publishing: Publishing,
+        scrubbing: Scrubbing,
         instruments: Instruments,
     ) -> None:
         self._driver = driver
         self._publishing = publishing
+        self._scrubbing = scrubbing
         self._ledger_path = ledger_path
         self._capacity_keys = capacity_keys
         self._idempotency_keys = idempotency_keys
@@ -175,11 +180,7 @@ class Service:
         done(outcome)
 
     def _refuse_if_full(self) -> None:
-        driver = self._driver
-        if driver.failure:
-            raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
-        if driver.stopping:
-            raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.")
+        self._refuse_at_end()
         waiting = max(self._in_flight, self._elsewhere)
         if waiting >= self._concurrency_max:
             self._outcomes["refused"].inc()
@@ -188,6 +189,13 @@ class Service:
         if waiting_bytes >= IN_FLIGHT_BYTES_MAX:
             self._outcomes["refused"].inc()
             raise ApplianceError("overloaded", f"Writes of {waiting_bytes} bytes together are waiting already.")
+
+    def _refuse_at_end(self) -> None:
+        driver = self._driver
+        if driver.failure:
+            raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
+        if driver.stopping:
+            raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.")
 
     def _refuse_without_room(self) -> None:
         if self._driver.room.full:
@@ -281,6 +289,11 @@ class Service:
         """Compact this node."""
         return await self._compacting.compact()
 
+    async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
+        """Read back what this node stores."""
+        self._refuse_at_end()
+        return await self._scrubbing.scrub(rate, wait=wait)
+
     async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
         """Refuse writes everywhere for a time."""
         return await self._pausing.pause(ttl_s, actor, request_id)
@@ -302,4 +315,5 @@ class Service:
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""
-        return replace(figures_of(self._driver, self._capacity_keys), compaction=self._compacting.figures)
+        figures = figures_of(self._driver, self._capacity_keys)
+        return replace(figures, compaction=self._compacting.figures, scrub=self._scrubbing.figures)

@@ -122,6 +122,12 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("clock.right", _I, "The clock agrees with the peers' again: {offset_s} s", ("offset_s",)),
         EventRow("storage.room_again", _I, "There is room on the disk again: {free_bytes} bytes", ("free_bytes",)),
         EventRow(
+            "storage.scrubbed",
+            _I,
+            "All that is stored was read back in {seconds} s, {findings} findings",
+            ("seconds", "bytes", "findings"),
+        ),
+        EventRow(
             "node.compacted",
             _I,
             "The node is compacted up to index {index}: {entries} entries dropped, {freed_bytes} bytes given back",

@@ -44,6 +44,7 @@ WHO = {
     "pause_writes": Access.ADMIN,
     "resume_writes": Access.ADMIN,
     "compact": Access.ADMIN,
+    "scrub": Access.ADMIN,
     "get_openapi": Access.NOBODY,
 }
 BODIES = {
