@@ -205,7 +205,7 @@ async def seek(settings: Settings, check: IdentityCheck, registry: Registry, log
     """Learn from its seeds which cluster a node belongs to whose directory and configuration do not say so; it asks
     until one of them answers. Empty where there is nothing to ask, or nobody.
     """
-    place = _Place.of(settings)
+    place = Place.of(settings)
     if check.identity is not None or settings.node.cluster_id or place.founder or not place.seeds:
         return ""
     return await seek_cluster(
@@ -266,7 +266,7 @@ def open_stores(
         StorageError: they cannot be opened.
     """
     standing = directory.standing
-    others = {*standing.voters} - {settings.node.id} if standing.voters else _Place.of(settings).seeds
+    others = {*standing.voters} - {settings.node.id} if standing.voters else Place.of(settings).seeds
     cache_bytes = settings.storage.max_cache_size
     opening = Opening(
         directory=directory.path,
@@ -279,7 +279,8 @@ def open_stores(
         log=log,
     )
     opened = opening.open(standing.condemned or (check.reason if check.lost else ""))
-    standing.settle()
+    standing.pardon()
+    standing.dispel_doubt()
     return opened
 
 
@@ -317,7 +318,7 @@ def _renew(directory: DataDirectory, cluster_id: str, node_id: int) -> Identity:
     return identity
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a node is, and beside whom: its addresses as others dial them, its seeds without itself, and whether it
     is one of them.
     """
@@ -328,7 +329,8 @@ class _Place(NamedTuple):
     founder: bool
 
     @classmethod
-    def of(cls, settings: Settings) -> _Place:
+    def of(cls, settings: Settings) -> Place:
+        """The place that a configuration names."""
         network = settings.network
         raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
         own = {raft_address, f"{network.raft_host}:{network.raft_port}"}
@@ -351,7 +353,7 @@ def _make_driver(
     log: Log,
     on_fatal: Callable[[str], None],
 ) -> Driver:
-    storage, place = settings.storage, _Place.of(settings)
+    storage, place = settings.storage, Place.of(settings)
     return Driver(
         settings=DriverSettings(
             address=place.address,

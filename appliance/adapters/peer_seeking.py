@@ -1,4 +1,5 @@
-"""Asks its seeds which cluster a node is to join that was told no cluster id.
+"""Asks others who they are before a node takes part: its seeds, which cluster it is to join; or, for an operator, the
+members, what they hold.
 
 What is believed is what a seed says in a handshake in which both sides have proved themselves, by the certificates of
 the cluster's authority or by its secret. Nobody else learns anything, and nobody can lead a node into another cluster.
@@ -59,7 +60,7 @@ async def seek_cluster(
     while True:
         for seed in seeds:
             try:
-                found = await seeker.ask(seed)
+                found = (await seeker.ask(seed)).identity
             except Refused as error:
                 refusals.note(seed, error)
             except OSError as error:
@@ -68,6 +69,29 @@ async def seek_cluster(
                 log.info("cluster.found", peer=found.node_id, cluster_id=found.cluster_id)
                 return found.cluster_id
         await asyncio.sleep(ROUND_S)
+
+
+async def ask_members(settings: PeerSettings, hello: Hello, addresses: Sequence[str]) -> list[Hello | Exception]:
+    """Ask who is at each peer address, once, all at the same time; answers hellos, and why there is none, in their
+    order.
+
+    Args:
+        settings: of the peer transport.
+        hello: what the asking node says of itself.
+        addresses: whom to ask.
+
+    Raises:
+        ConfigError: a key, certificate or secret cannot be used.
+    """
+    seeker = _Seeker(settings, hello)
+    return await asyncio.gather(*(_ask(seeker, address) for address in addresses))
+
+
+async def _ask(seeker: _Seeker, address: str) -> Hello | Exception:
+    try:
+        return await seeker.ask(address)
+    except (Refused, OSError) as error:
+        return error
 
 
 class _Seeker:
@@ -79,17 +103,17 @@ class _Seeker:
         self._links: set[Link] = set()
         self._handshaker = Handshaker(make_auth(settings), self, self)
 
-    async def ask(self, address: str) -> Identity:
+    async def ask(self, address: str) -> Hello:
         """Who is at an address. Raises `Refused` and `OSError`."""
         idle_timeout_s = self._settings.idle_timeout_s
         opened, link = await dial(
             self, self._handshaker, self._settings, address, purpose=PURPOSE_MEET, idle_timeout_s=idle_timeout_s
         )
         link.close()
-        return opened.hello.identity
+        return opened.hello
 
     def hello(self) -> Hello:
-        """What this node says of itself: everything but its cluster."""
+        """What this node says of itself."""
         return self._hello
 
     def admit(self, opened: Opened, *, outgoing: bool) -> None:

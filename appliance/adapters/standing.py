@@ -98,10 +98,15 @@ class StandingFile:
         """What was held is about to be set aside: note that there was something. Raises `StorageError`."""
         self._write(self._content)
 
-    def settle(self) -> None:
-        """What was doubted is checked, what was condemned is gone. Raises `StorageError`."""
-        if self.doubt or self.condemned:
-            self._write(replace(self._content, doubt="", condemned=""))
+    def pardon(self) -> None:
+        """What was condemned is gone, or is to be used all the same. Raises `StorageError`."""
+        if self.condemned:
+            self._write(replace(self._content, condemned=""))
+
+    def dispel_doubt(self) -> None:
+        """What was doubted is checked, or gone. Raises `StorageError`."""
+        if self.doubt:
+            self._write(replace(self._content, doubt=""))
 
     def _write(self, content: _Content) -> None:
         if self.has_held and content == self._content:

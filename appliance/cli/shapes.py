@@ -176,6 +176,51 @@ class Transferred(Shape, frozen=True):
     changed: bool
 
 
+class AskedMember(Shape, frozen=True):
+    """What a member says to `cluster recover`.
+
+    `state` is holds (a log), empty (none) or unreachable (`detail` says why); `remembers` tells whether it is the
+    incarnation that the recovered node's configuration names.
+    """
+
+    node_id: int
+    role: str
+    raft_address: str
+    state: str
+    remembers: bool | None
+    last_index: int | None
+    last_term: int | None
+    detail: str | None
+
+
+class Recovered(Shape, frozen=True):
+    """`cluster recover`: what the node holds, what the others say, what may be lost; `done` is false for a dry run.
+
+    `applied_index` and `tree_size` are those of its ledger file, which the log brings up to `last_index`; `last_write`
+    is the stamp of the last write that it holds. `from_ledger` tells that its log cannot be used. `may_take_effect` is
+    what may come to count though a client was told otherwise. `recovery` is the number that tells the log from that of
+    before, `kept` where a log is that cannot be used; both are null in a dry run.
+    """
+
+    done: bool
+    cluster_id: str
+    node_id: int
+    incarnation: str
+    data_dir: str
+    last_index: int
+    last_term: int
+    commit_index: int
+    applied_index: int
+    tree_size: int
+    last_write: str | None
+    from_ledger: bool
+    members: list[AskedMember]
+    may_be_lost: list[str]
+    may_take_effect: str | None
+    recovery: str | None
+    kept: str | None
+
+
 class WritesPause(Shape, frozen=True):
     """`writes pause`, `writes resume`: how writes stand now.
 

@@ -10,7 +10,7 @@ from appliance.ledger.commands import WriteRequest, WriteResult
 from appliance.node.lineage import Relation, left_behind, relation
 from appliance.node.members import forgotten, is_outside, promises
 from appliance.node.peer_ports import Hello
-from appliance.node.ports import Log
+from appliance.node.ports import Log, StorageError
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
@@ -93,8 +93,12 @@ class PeerDesk:
         )
         self._log.error("cluster.left_behind", peer=peer, last_index=core.state.log.last_index)
         if is_outside(core):
-            driver.standing.condemn(reason)
-            driver.fail(f"{reason}. Its next start sets that aside, and it is brought up to date.")
+            try:
+                driver.standing.condemn(reason)
+            except StorageError as error:
+                driver.fail(error)
+            else:
+                driver.fail(f"{reason}. Its next start sets that aside, and it is brought up to date.")
         else:
             driver.fail(
                 f"{reason}. If that was meant, clear this node's data directory and start it: it is brought up to "

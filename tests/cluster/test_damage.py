@@ -1,9 +1,11 @@
-"""A node whose data are damaged or gone comes back by itself, as another incarnation, with what was acknowledged."""
+"""A node whose data are damaged or gone comes back by itself, as another, with all that was acknowledged."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -11,15 +13,12 @@ import pytest
 
 from appliance.adapters.sqlite import PAGE_BYTES
 from tests.cluster.harness import Cluster, await_value, running_cluster
-from tests.cluster.test_membership import await_voter, check, incarnation
+from tests.cluster.recovering import data_of, reasons, recovered
+from tests.cluster.test_membership import await_voter, check, incarnation, voters
 from tests.cluster.writer import Writer
 
 FRAME_BYTES = 24 + PAGE_BYTES
 WAL_HEADER_BYTES = 32
-
-
-def data_of(cluster: Cluster, node: int) -> Path:
-    return cluster.files.directory / f"node{node}" / "data"
 
 
 def kept(cluster: Cluster, node: int) -> list[Path]:
@@ -116,3 +115,67 @@ def test_a_damaged_ledger_is_made_again_from_the_log(cluster: Cluster) -> None:
     assert "node.ledger_set_aside" in cluster.log(node)
     (directory,) = kept(cluster, node)
     assert {path.name for path in directory.iterdir()} == {"ledger.db", "reason.txt"}
+
+
+def test_a_damaged_ledger_whose_log_has_lost_its_beginning_comes_from_the_others(small_log: Cluster) -> None:
+    cluster = small_log
+    node, through = cluster.followers()[0], cluster.leader()
+    with ThreadPoolExecutor(8) as pool:  # an entry each: batches would make too few for a compaction
+        answers = pool.map(lambda n: cluster.put(through, f"k{n % 50}", b"%d" % n).status_code, range(1500))
+        assert set(answers) == {200}
+    await_value(lambda: cluster.figures(node)["raft"]["snapshot_index"] > 0, "the beginning of the log to be dropped")
+    damage_and_return(cluster, zero_ledger, node, as_another=True)
+    (directory,) = kept(cluster, node)
+    assert {"raft.db", "ledger.db", "reason.txt"} <= {path.name for path in directory.iterdir()}
+
+
+def test_when_all_are_damaged_no_new_cluster_is_founded_in_their_place(cluster: Cluster) -> None:
+    for n in range(50):
+        assert cluster.put(1, f"k{n}", b"%d" % n).status_code == 200
+    cluster.agree()
+    cluster.stop()
+    for node in (1, 2, 3):
+        flip_page(data_of(cluster, node))
+    cluster.start()
+    cluster.wait_answers(1, 2, 3)
+    for node in (1, 2, 3):
+        await_value(lambda node=node: "move what is kept" in reasons(cluster, node), "the way out to be named")
+    cluster.stop(1)
+    (directory,) = kept(cluster, 1)
+    for path in [*data_of(cluster, 1).glob("raft.db*"), *data_of(cluster, 1).glob("ledger.db*")]:
+        path.unlink()
+    for path in directory.glob("*.db*"):
+        shutil.move(path, data_of(cluster, 1))
+    seen = recovered(cluster, 1, "--yes")
+    assert (seen.from_ledger, [m.state for m in seen.members]) == (True, ["empty", "empty"])
+    assert "raft.db" in seen.may_be_lost[0]
+    cluster.start(1)
+    cluster.wait_answers(1)
+    await_value(lambda: voters(cluster, 1) == {1, 2, 3}, "the others to come back")
+    cluster.wait_healthy()
+    cluster.agree()
+    assert [cluster.get(2, f"/kv/k{n}").content for n in range(50)] == [b"%d" % n for n in range(50)]
+
+
+def test_an_only_voter_does_not_throw_its_data_away(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, founders=1) as cluster:
+        for n in range(50):
+            assert cluster.put(1, f"k{n}", b"%d" % n).status_code == 200
+        cluster.stop(1)
+        flip_page(data_of(cluster, 1))
+        before = (data_of(cluster, 1) / "raft.db").read_bytes()
+        cluster.start(1)
+        assert cluster.processes.pop(1).wait(timeout=30) == 1
+        assert "This node is the only voter of its cluster" in cluster.output(1)
+        assert "appliance cluster recover --config FILE" in cluster.output(1)
+        assert (data_of(cluster, 1) / "raft.db").read_bytes() == before
+        assert kept(cluster, 1) == []
+        seen = recovered(cluster, 1, "--yes")
+        assert (seen.from_ledger, seen.members, seen.applied_index) == (True, [], seen.last_index)
+        cluster.start(1)
+        cluster.wait_healthy(1)
+        assert [cluster.get(1, f"/kv/k{n}").content for n in range(50)] == [b"%d" % n for n in range(50)]
+        assert cluster.put(1, "k0", b"again").json()["version"] == 2
+        cluster.stop(1)
+        cluster.start(1)
+        cluster.wait_healthy(1)

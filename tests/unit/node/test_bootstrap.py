@@ -117,3 +117,37 @@ def test_an_empty_node_of_an_old_cluster_founds_nothing(known: Member, says: str
     assert found.hear(hello(2, 20, Configuration((known, member(2, 20))))) is None
     assert says in found.refusal
     assert found.hear(hello(3, 30)) is None  # not even when the rest is as empty as this node
+
+
+def lost(node_id: int, incarnation: int) -> Hello:
+    return msgspec.structs.replace(hello(node_id, incarnation), lost=True)
+
+
+def test_who_has_lost_its_data_founds_nothing_even_when_all_others_are_empty() -> None:
+    identity = Identity(CLUSTER, 1, 11)
+    found = Founding(identity, "c1", "r1", ("r2", "r3"), founder=True, lost=True)
+    assert found.hear(hello(2, 20)) is None
+    assert found.hear(hello(3, 30)) is None
+    assert "has held data of its cluster and lost them" in found.refusal
+    assert Founding(identity, "c1", "r1", (), founder=True, lost=True).alone() is None
+    configuration = Configuration((member(1, 11), member(2, 20)))
+    assert found.hear(msgspec.structs.replace(hello(2, 20, configuration), configuration_index=9)) is None
+    assert found.admitted, "but it joins where it is known"
+
+
+def test_nothing_is_founded_with_who_has_lost_its_data() -> None:
+    found = founding(1, 10)
+    assert found.hear(lost(2, 21)) is None
+    assert found.hear(hello(3, 30)) is None
+    assert found.waiting() == "node 2 had data of it and lost them, so that it is not founded anew"
+    configuration = found.hear(hello(2, 22))  # an operator has cleared it
+    assert configuration is not None
+    assert configuration.voters() == (1, 2, 3)
+
+
+def test_who_loses_its_data_while_the_others_are_waited_for_is_no_founder_any_more() -> None:
+    found = founding(1, 10)
+    assert found.hear(hello(2, 20)) is None
+    assert found.hear(lost(2, 21)) is None
+    assert found.hear(hello(3, 30)) is None
+    assert found.missing() == 1

@@ -1,5 +1,6 @@
 """A full disk: nothing that was not stored is promised, writes are refused, and all of it ends by itself."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from driver_rig import LEADER, ME, TERM, Rig, until
 
 from appliance.adapters.identity import RESERVE_FILE
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest
+from appliance.node.ports import DiskFull
 from appliance.raft.messages import AppendRequest, AppendResponse, TimeoutNow, VoteResponse
 from appliance.tables.errors import ApplianceError
 
@@ -95,3 +97,30 @@ async def test_a_leader_takes_no_writes_and_hands_over_if_it_can(rig: Rig, reach
             await rig.service.write(one_put("b"))
         assert refused.value.code == "disk_full"
     assert (await rig.service.read("a", linearizable=False)).value == b"v"
+
+
+async def test_what_was_set_aside_goes_before_writes_are_refused_for_long(rig: Rig) -> None:
+    kept = rig.directory / "damaged-20261123T204343Z"
+    kept.mkdir()
+    (kept / "ledger.db").write_bytes(b"x")
+    await until(lambda: rig.service.health().alarms == ("data_set_aside",), "the alarm")
+    rig.log_store.full = True
+    rig.append(2, 3, commit=1)
+    await until(lambda: rig.driver.room.full, "the full disk to be noticed")
+    assert not kept.exists()
+    assert rig.service.health().alarms == ("disk_full",)
+
+
+async def test_a_reserve_that_has_no_room_is_no_reason_to_drop_what_was_set_aside(rig: Rig) -> None:
+    """Nobody may be there who has it: only a write, or a snapshot that comes, shows that others do."""
+    kept = rig.directory / "damaged-20261123T204343Z"
+    kept.mkdir()
+
+    def no_room() -> None:
+        raise DiskFull("no room")
+
+    rig.data.hold_reserve = no_room  # type: ignore[method-assign]
+    rig.driver.room.full = True  # so that it looks again
+    await until(lambda: rig.driver.room.kept == 1, "it to have looked")
+    await asyncio.sleep(0)
+    assert kept.exists()

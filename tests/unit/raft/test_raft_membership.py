@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from appliance.raft import membership
@@ -22,7 +23,7 @@ from appliance.raft.messages import (
     VoteResponse,
     make_entry,
 )
-from appliance.raft.state import decode_configuration
+from appliance.raft.state import decode_configuration, encode_configuration
 from tests.unit.raft.test_raft_core import elect, make_core, says, sent, settle
 
 LEARNER = Member(4, 4, MemberRole.LEARNER, "c4", "r4")
@@ -287,3 +288,17 @@ def test_a_change_that_is_truncated_is_undone() -> None:
         says(AppendRequest, term + 1, prev_index=last - 1, prev_term=prev_term, entries=(entry,), commit_index=last - 1)
     )
     assert acting(core).member(4) is None
+
+
+def test_changes_keep_the_recoveries() -> None:
+    """Else a node of before a recovery would meet the cluster's log again behind the next change."""
+    once = Configuration((Member(1, 1, MemberRole.VOTER, "c1", "r1"),), (7,))
+    grown = with_member(once, LEARNER)
+    assert (grown.recoveries, without_member(grown, 4)) == ((7,), once)
+    assert decode_configuration(encode_configuration(grown)) == grown
+
+
+def test_without_recoveries_an_entry_is_the_bytes_that_earlier_versions_write() -> None:
+    """All founders write the same first entry, also while some are of an earlier version."""
+    members = (Member(1, 1, MemberRole.VOTER, "c1", "r1"),)
+    assert encode_configuration(Configuration(members)) == msgspec.msgpack.encode({"members": members})
