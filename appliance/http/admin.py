@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from msgspec import Struct
 
 from appliance.http.bodies import Nothing, read_fields
@@ -20,6 +23,8 @@ from appliance.http.wire import json_response, rfc3339, safe_integer
 from appliance.node.api import NodeService, PauseAnswer
 from appliance.tables.errors import ApplianceError
 
+_INCARNATION: Final = re.compile("[0-9a-f]{16}")
+
 
 class Pause(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /admin/pause-writes."""
@@ -31,6 +36,12 @@ class Scrub(Struct, frozen=True, forbid_unknown_fields=True):
     """The body of POST /admin/scrub."""
 
     rate: int = SCRUB_RATE_DEFAULT
+
+
+class Resync(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /admin/resync."""
+
+    incarnation: str | None = None
 
 
 class AdminRoutes:
@@ -81,6 +92,22 @@ class AdminRoutes:
             raise ApplianceError("bad_request", f"rate is from {SCRUB_RATE_MIN} to {SCRUB_RATE_MAX} bytes a second.")
         figures = await self._errands.run(exchange, self._node.scrub(rate, wait=wait))
         return json_response({"status": "ok", **scrub_content(figures)})
+
+    async def resync(self, exchange: Exchange) -> GatewayResponse:
+        """Get this node's data again from the others; it ends, to be started again."""
+        parse_query(exchange.request.query, ())
+        asked = (await read_fields(exchange, Resync)).incarnation
+        if asked is not None and not _INCARNATION.fullmatch(asked):
+            raise ApplianceError("bad_request", "incarnation is 16 hex digits, as GET /cluster/info shows it.")
+        work = self._node.resync(None if asked is None else int(asked, 16))
+        answer = await self._errands.run(exchange, work)
+        content = {
+            "status": "ok",
+            "node_id": answer.node_id,
+            "changed": answer.changed,
+            "incarnation": f"{answer.incarnation:016x}",
+        }
+        return json_response(content)
 
 
 def _paused(answer: PauseAnswer) -> GatewayResponse:

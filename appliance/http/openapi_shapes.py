@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from appliance.http.limits import (
-    PAGE_DEFAULT,
-    PAGE_MAX,
-    PAUSE_TTL_DEFAULT_S,
-    PAUSE_TTL_MAX_S,
-    SCRUB_RATE_DEFAULT,
-    SCRUB_RATE_MAX,
-    SCRUB_RATE_MIN,
-)
+from appliance.http.limits import PAGE_DEFAULT, PAGE_MAX, PAUSE_TTL_DEFAULT_S, PAUSE_TTL_MAX_S
+from appliance.http.openapi_repair import REPAIR_ANSWERS, REPAIR_BODIES, REPAIR_SCHEMAS
 
 _Json = dict[str, Any]
 
@@ -112,7 +105,7 @@ BODIES: Final[dict[str, _Json]] = {
     "remove": {"required": True, "content": _json_content("RemoveMember", {"node_id": 4})},
     "transfer": {"required": False, "content": _json_content("TransferLeadership", {"node_id": 2})},
     "pause": {"required": False, "content": _json_content("PauseWrites", {"ttl_seconds": 600})},
-    "scrub": {"required": False, "content": _json_content("ScrubNode", {"rate": SCRUB_RATE_DEFAULT})},
+    **REPAIR_BODIES,
     "nothing": {"required": False, "content": _json_content({"type": "object", "additionalProperties": False})},
 }
 
@@ -151,7 +144,7 @@ ANSWERS: Final[dict[str, _Json]] = {
     "change": {"description": "How the member stands now", "content": _json_content("MemberChange")},
     "transfer": {"description": "Who leads now", "content": _json_content("LeadershipTransfer")},
     "pause": {"description": "How writes stand now", "content": _json_content("WritesPause")},
-    "scrub": {"description": "How the pass stands", "content": _json_content("ScrubStarted")},
+    **REPAIR_ANSWERS,
     "compaction": {"description": "What was given back", "content": _json_content("Compaction")},
     "audit": {
         "description": "The rows",
@@ -185,17 +178,6 @@ _HEALTH: Final[_Json] = {
     "applied_index": _BIG,
     "lag": _BIG,
     "alarms": _TEXTS,
-}
-_SCRUB: Final[_Json] = {
-    "running": _FLAG,
-    "number": {**_INTEGER, "description": "Passes since the start of the node; 0 before the first"},
-    "rate": {**_BIG, "description": "Bytes a second that it may read"},
-    "share": {"type": "number", "minimum": 0, "maximum": 1},
-    "bytes_read": _BIG,
-    "findings": {**_BIG, "description": "What it found rotten"},
-    "details": {**_TEXTS, "description": "The first of these"},
-    "completed_at": {**_or_null(_TIME), "description": "When the last pass was completed; null before"},
-    "seconds": {"type": "number", "description": "How long that took"},
 }
 _INDEXES: Final[_Json] = dict.fromkeys(("commit_index", "applied_index", "last_index", "snapshot_index"), _BIG)
 _SIZES: Final = ("ledger_bytes", "log_bytes", "pending_bytes", "cache_bytes")
@@ -317,7 +299,7 @@ SCHEMAS: Final[dict[str, _Json]] = {
                     "seconds": {"type": "number"},
                 }
             ),
-            "scrub": _object(_SCRUB),
+            "scrub": {"$ref": "#/components/schemas/Scrub"},
             "latency_ms": _object(dict.fromkeys(("p50", "p95", "p99"), _MILLISECONDS)),
         }
     ),
@@ -399,22 +381,7 @@ SCHEMAS: Final[dict[str, _Json]] = {
         ),
         "additionalProperties": False,
     },
-    "ScrubNode": {
-        **_object(
-            {
-                "rate": {
-                    "type": "integer",
-                    "minimum": SCRUB_RATE_MIN,
-                    "maximum": SCRUB_RATE_MAX,
-                    "default": SCRUB_RATE_DEFAULT,
-                    "description": "Bytes a second that are read at most",
-                }
-            },
-            optional=("rate",),
-        ),
-        "additionalProperties": False,
-    },
-    "ScrubStarted": _object({"status": {"const": "ok"}, **_SCRUB}),
+    **REPAIR_SCHEMAS,
     "MemberChange": _object(
         {
             "status": {"const": "ok"},

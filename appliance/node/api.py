@@ -203,6 +203,20 @@ class CompactAnswer(Struct, frozen=True):
     seconds: float
 
 
+class ResyncAnswer(Struct, frozen=True):
+    """What a node does that was asked to give up its data and get them again.
+
+    Attributes:
+        node_id: of the node.
+        changed: False when it is another incarnation than was asked about, and goes on.
+        incarnation: the one that ends; the one that there is when nothing changed.
+    """
+
+    node_id: int
+    changed: bool
+    incarnation: int
+
+
 class CheckpointAnswer(Struct, frozen=True):
     """A checkpoint that this node has signed.
 
@@ -364,6 +378,13 @@ class NodeService(Protocol):
     async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
         """Begin to read all that this node stores back, at so many bytes a second, and wait for the end of it if that
         is wanted. `conflict` while another one that was asked for is under way.
+        """
+        ...
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        """Give up what this node holds and end, so that it is started again and comes back as a new incarnation, with
+        the data of the others; only while it is the given one, if that is given. `conflict` when the other voters could
+        not go on without it.
         """
         ...
 

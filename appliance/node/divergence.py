@@ -4,7 +4,12 @@ differ at one index differ at all later ones, and comparing now and then at an i
 Each node remembers its state behind the last entries that are no writes, which come with every checkpoint, and asks
 the others once a second for theirs. Who finds that a majority of the voters agrees on another state is wrong, and
 takes itself out: it hands over and does not campaign, serves nothing of what it has applied, sends no snapshot, and
-goes on storing and acknowledging the log, which is not what is wrong with it. A snapshot of a good node ends that.
+goes on storing and acknowledging the log, which is not what is wrong with it. That is noted beside `raft.db`, so that
+a restart changes nothing; a snapshot of a good node ends it.
+
+A leader to whom nobody listens leads on: it takes no writes, because what it would answer comes of its state, leaves
+those that wait with an unknown outcome, tries again every second to hand over, and gives the others what their reads
+need, which is an index of the log.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from msgspec import Meta, Struct
 from appliance.ledger.machine import STATES_KEPT, LedgerMachine
 from appliance.ledger.state import StateAt
 from appliance.node.findings import Finding
+from appliance.node.ports import StorageError
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import MemberRole
 from appliance.tables.errors import ApplianceError
@@ -71,6 +77,9 @@ class Divergence:
         self._undecided_since_s: float | None = None
         self.unfit: frozenset[int] = frozenset()
         driver.calls["states"] = self._serve
+        if driver.standing.diverged:  # found before the last start: nothing was told in between, nor is now
+            driver.quarantine = driver.standing.diverged
+            driver.findings.report(Finding.DIVERGED, driver.quarantine)
 
     async def watch(self) -> None:
         """Look until cancelled."""
@@ -171,6 +180,7 @@ class Divergence:
         if driver.quarantine:
             return
         driver.quarantine = detail
+        self._note(detail)
         driver.findings.withdraw(Finding.DIVERGENCE_SEEN)
         driver.findings.report(Finding.DIVERGED, detail)
         driver.writes.fail_all("this node came to another state than the others, so that its answer may be wrong")
@@ -184,7 +194,15 @@ class Divergence:
         driver.findings.renew()
         if driver.quarantine:
             driver.quarantine = ""
+            self._note("")
             self._on_change()
+
+    def _note(self, reason: str) -> None:
+        """Remember it across a restart, if there is room; a restarted node finds out again in seconds otherwise."""
+        try:
+            self._driver.standing.note_divergence(reason)
+        except StorageError as error:
+            self._driver.log.warning("node.standing_failed", reason=str(error))
 
 
 def _differ(index: int, own: bytes, other: bytes, nodes: list[int]) -> str:

@@ -17,6 +17,7 @@ from appliance.node.applier import Applier
 from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry
 from appliance.node.compaction import plan_compaction
+from appliance.node.directory_ports import Reserve, Standing
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.findings import Findings
 from appliance.node.fitness import Fitness
@@ -33,8 +34,6 @@ from appliance.node.ports import (
     Identity,
     Instruments,
     Log,
-    Reserve,
-    Standing,
     StorageError,
     StoredLog,
     Tracer,

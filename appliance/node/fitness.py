@@ -8,9 +8,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from appliance.node.clocks import PeerClocks
+from appliance.node.directory_ports import Reserve
 from appliance.node.divergence import Divergence
 from appliance.node.handover import hand_over
-from appliance.node.ports import Log, Reserve
+from appliance.node.ports import Log
 from appliance.node.room import Room
 
 if TYPE_CHECKING:

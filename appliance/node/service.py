@@ -24,6 +24,7 @@ from appliance.node.api import (
     InclusionAnswer,
     PauseAnswer,
     ReadAnswer,
+    ResyncAnswer,
     ScanAnswer,
     ScrubFigures,
     TransferAnswer,
@@ -38,6 +39,7 @@ from appliance.node.ports import Counter, Instruments, StorageError
 from appliance.node.proving import Proving
 from appliance.node.publishing import Publishing
 from appliance.node.reading import Reading
+from appliance.node.resyncing import Resyncing
 from appliance.node.salts import SaltPool
 from appliance.node.scrubbing import Scrubbing
 from appliance.node.view import cluster_info, figures_of, health_of
@@ -61,6 +63,7 @@ class Service:
         write_timeout_s: how long a write or a read waits.
         publishing: checkpoints.
         scrubbing: reads back what is stored.
+        restart: see `Resyncing`.
         instruments: metrics.
     """
 
@@ -75,6 +78,7 @@ class Service:
         write_timeout_s: float,
         publishing: Publishing,
         scrubbing: Scrubbing,
+        restart: Callable[[str], None],
         instruments: Instruments,
     ) -> None:
         self._driver = driver
@@ -95,6 +99,7 @@ class Service:
         self._proving = Proving(driver, publishing, self._reading)
         self._pausing = Pausing(driver, self._leadership, write_timeout_s)
         self._membership = Membership(driver, self._leadership)
+        self._resyncing = Resyncing(driver, self._membership, restart)
         self._compacting = Compacting(driver, instruments)
         self._outcomes: dict[str, Counter] = {
             outcome: instruments.counter("scribe_raft_proposals_total", outcome=outcome)
@@ -293,6 +298,11 @@ class Service:
         """Read back what this node stores."""
         self._refuse_at_end()
         return await self._scrubbing.scrub(rate, wait=wait)
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        """Get this node's data again from the others."""
+        self._refuse_at_end()
+        return await self._resyncing.resync(incarnation)
 
     async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
         """Refuse writes everywhere for a time."""

@@ -81,6 +81,12 @@ EVENTS: Mapping[str, EventRow] = {
             "node.standing_failed", _W, "What is worth knowing beside raft.db was not noted: {reason}", ("reason",)
         ),
         EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
+        EventRow(
+            "node.resyncing",
+            _W,
+            "Node {node_id} gives up its data, as an operator has asked for, and is to be started again",
+            ("node_id",),
+        ),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
         EventRow("node.failed", _E, "The node cannot go on: {reason}", ("node_id", "reason")),

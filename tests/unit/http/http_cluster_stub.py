@@ -12,6 +12,7 @@ from appliance.node.api import (
     CompactAnswer,
     MemberInfo,
     PauseAnswer,
+    ResyncAnswer,
     ScrubFigures,
     TransferAnswer,
 )
@@ -57,6 +58,10 @@ class ClusterCalls:
         return ScrubFigures(
             running=not wait, number=3, rate=rate, share=0.25, bytes_read=2**60, findings=1, details=("x",)
         )
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        await self._change("resync", incarnation)
+        return ResyncAnswer(1, incarnation in (None, 7), 7)
 
     async def add_member(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
         if not wait:

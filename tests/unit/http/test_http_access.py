@@ -45,6 +45,7 @@ WHO = {
     "resume_writes": Access.ADMIN,
     "compact": Access.ADMIN,
     "scrub": Access.ADMIN,
+    "resync": Access.ADMIN,
     "get_openapi": Access.NOBODY,
 }
 BODIES = {

@@ -168,6 +168,7 @@ class Rig:
         stored = recover(self.log_store, self.ledger_store, directory, self.log)
         registry = Registry(ME)
         self.fatal: list[str] = []
+        self.restarts: list[str] = []
         settings = DriverSettings(
             address="127.0.0.1:1",
             raft_address="127.0.0.1:1001",
@@ -220,6 +221,7 @@ class Rig:
             write_timeout_s=5.0,
             publishing=self.publishing,
             scrubbing=self.scrubbing,
+            restart=self.restarts.append,
             instruments=registry,
         )
 

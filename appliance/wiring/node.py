@@ -1,4 +1,4 @@
-"""The only place that names concrete adapters: puts a node together and runs it until it is told to stop."""
+"""Puts a node together and runs it until it is told to stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import uvloop
 
@@ -20,10 +20,8 @@ from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.ed25519 import SigningKeyError, read_key_file
-from appliance.adapters.identity import AUDIT_DIRECTORY, LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.identity import AUDIT_DIRECTORY, LEDGER_FILE, DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
-from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_seeking import seek_cluster
 from appliance.adapters.peer_settings import peer_settings_from
@@ -43,21 +41,22 @@ from appliance.node.handover import hand_over
 from appliance.node.ports import (
     Identity,
     IdentityCheck,
-    IdentityStatus,
     Log,
     StorageError,
     StorageFailed,
     Tracer,
 )
 from appliance.node.publishing import Publishing
-from appliance.node.recovery import Opened, Opening
+from appliance.node.recovery import Opened
 from appliance.node.sampler import Sampler
 from appliance.node.scrubbing import Scrubbing
 from appliance.node.service import Service
 from appliance.tables.settings import Settings
+from appliance.wiring.directory import Place, claim, open_stores, renew, whose
 
 STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
 EXIT_FAILED: Final = 1
+EXIT_AGAIN: Final = 75  # sysexits.h EX_TEMPFAIL: no failure, and whoever restarts after failures alone does so, too
 GC_THRESHOLDS: Final = (20_000, 20, 20)  # little here is garbage in a ring, so it is looked for less often
 UMASK: Final = 0o027  # whatever the service manager set: the ledger's values are no business of other users
 LATENCY: Final = "scribe_request_latency_seconds"
@@ -86,18 +85,32 @@ def run_node(settings: Settings, reread: Callable[[], Settings]) -> int:
         log.close()
 
 
+class _End:
+    """That a node is to end, why, and with which exit code: the first that says so counts, unless the node fails."""
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        self.reason = "asked to"
+        self.exit_code = 0
+
+    def fail(self, reason: str) -> None:
+        """It cannot go on."""
+        self.reason, self.exit_code = reason, EXIT_FAILED
+        self.wanted.set()
+
+    def restart(self, reason: str) -> None:
+        """It is to be started again."""
+        if not self.exit_code:
+            self.reason, self.exit_code = reason, EXIT_AGAIN
+        self.wanted.set()
+
+
 async def _run(settings: Settings, reread: Callable[[], Settings], registry: Registry, log: EcsLog) -> int:
     """Put the node together, run it until it is told to stop or cannot go on, and take it apart in good order."""
-    stop = asyncio.Event()
-    failures: list[str] = []
-
-    def on_fatal(reason: str) -> None:
-        failures.append(reason)
-        stop.set()
-
+    end = _End()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end.wanted.set)
     limiter = RateLimiter(**_limits(settings))
     loop.add_signal_handler(signal.SIGHUP, _reload, reread, limiter, log)
 
@@ -107,7 +120,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     )
     directory = DataDirectory(Path(settings.node.data_dir))
     check = directory.check()
-    cluster_found = await _unless(stop, seek(settings, check, registry, log))
+    cluster_found = await _unless(end.wanted, seek(settings, check, registry, log))
     if cluster_found is None:
         directory.close()
         log.info("node.stopped", node_id=node_id)
@@ -116,11 +129,13 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     opened = open_stores(directory, settings, check, cluster_id, log)
     identity = claim(directory, check, opened, log, cluster_id=cluster_id, node_id=node_id)
     driver = _make_driver(
-        settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
+        settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=end.fail
     )
     publishing = _make_publishing(settings, driver)
     scrubbing = _make_scrubbing(settings, driver, registry, log)
-    service = _make_service(settings, driver, publishing, scrubbing, registry)
+    service = _make_service(
+        settings, driver, registry, publishing=publishing, scrubbing=scrubbing, restart=end.restart
+    )
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
     await driver.start()
@@ -143,8 +158,8 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     gc.collect()
     gc.freeze()  # what lives as long as the process is not looked at again
     gc.set_threshold(*GC_THRESHOLDS)
-    await stop.wait()
-    log.info("node.stopping", node_id=node_id, reason=failures[0] if failures else "asked to")
+    await end.wanted.wait()
+    log.info("node.stopping", node_id=node_id, reason=end.reason)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -155,7 +170,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     await asyncio.to_thread(tracer.close)  # it waits for the last export
     directory.close()
     log.info("node.stopped", node_id=node_id)
-    return EXIT_FAILED if failures else 0
+    return end.exit_code
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, str]) -> str | None:
@@ -220,128 +235,6 @@ async def seek(settings: Settings, check: IdentityCheck, registry: Registry, log
     )
 
 
-def whose(directory: DataDirectory, settings: Settings, check: IdentityCheck, cluster_found: str) -> str:
-    """The id of the cluster that this data directory belongs to.
-
-    Args:
-        directory: locked by this process.
-        settings: the configuration.
-        check: what the directory said.
-        cluster_found: what `seek` answered.
-
-    Raises:
-        StorageFailed: it is another node's, or it is not known whose; the message says what to do.
-    """
-    wanted, held = settings.node, check.identity
-    if held is not None and (held.node_id != wanted.id or wanted.cluster_id not in ("", held.cluster_id)):
-        raise StorageFailed(
-            f"{directory.path} belongs to node {held.node_id} of cluster {held.cluster_id}, and the configuration "
-            f"names node {wanted.id} of cluster {wanted.cluster_id or held.cluster_id}. Set node.data_dir to this "
-            "node's own directory."
-        )
-    cluster_id = held.cluster_id if held is not None else wanted.cluster_id or cluster_found
-    if not cluster_id:
-        raise StorageFailed(
-            f"{directory.path} is empty and node.cluster_id is not set: only `appliance up` or `appliance init` mint "
-            "the id of a new cluster. To join one, set network.seed_peers to peer addresses of its nodes, without "
-            "this node's own."
-        )
-    return cluster_id
-
-
-def open_stores(
-    directory: DataDirectory, settings: Settings, check: IdentityCheck, cluster_id: str, log: Log
-) -> Opened:
-    """Open the stores of this node's own data directory; what is damaged in them is set aside.
-
-    Args:
-        directory: locked by this process.
-        settings: the configuration.
-        check: what the directory said.
-        cluster_id: what it belongs to.
-        log: structured log.
-
-    Raises:
-        StorageFailed: they are damaged, and nobody could bring the data again; the message says what to do.
-        StorageError: they cannot be opened.
-    """
-    standing = directory.standing
-    others = {*standing.voters} - {settings.node.id} if standing.voters else Place.of(settings).seeds
-    cache_bytes = settings.storage.max_cache_size
-    opening = Opening(
-        directory=directory.path,
-        open_log=lambda: SqliteLogStore(directory.path / RAFT_FILE),
-        open_ledger=lambda: SqliteLedgerStore(directory.path / LEDGER_FILE, cache_bytes, cluster_id),
-        set_aside=directory.set_aside,
-        has_held=standing.has_held,
-        alone=not others,
-        doubt=standing.doubt,
-        log=log,
-    )
-    opened = opening.open(standing.condemned or (check.reason if check.lost else ""))
-    standing.pardon()
-    standing.dispel_doubt()
-    return opened
-
-
-def claim(
-    directory: DataDirectory, check: IdentityCheck, opened: Opened, log: Log, *, cluster_id: str, node_id: int
-) -> Identity:
-    """Give a new data directory its identity. One whose data are lost, or were replaced by a copy, gets a new
-    incarnation: what the node promised before may be forgotten, so it is taken back as a learner.
-
-    Args:
-        directory: locked by this process.
-        check: what the directory said before its stores were opened.
-        opened: its stores.
-        log: structured log.
-        cluster_id: what it belongs to.
-        node_id: whom.
-
-    Raises:
-        StorageError: the identity could not be written.
-    """
-    stored = opened.stored
-    if opened.lost:
-        log.warning("node.lost")
-    elif check.identity is not None and check.status is IdentityStatus.OK:
-        return check.identity
-    elif check.status is IdentityStatus.REPLACED and (stored.last_index > 0 or stored.hard_state.term > 0):
-        log.warning("node.replaced", reason=check.reason)
-    return _renew(directory, cluster_id, node_id)
-
-
-def _renew(directory: DataDirectory, cluster_id: str, node_id: int) -> Identity:
-    """Make the data directory that of a new incarnation."""
-    identity = Identity(cluster_id, node_id, secrets.randbits(63) | 1)
-    directory.write(identity)
-    return identity
-
-
-class Place(NamedTuple):
-    """Where a node is, and beside whom: its addresses as others dial them, its seeds without itself, and whether it
-    is one of them.
-    """
-
-    address: str
-    raft_address: str
-    seeds: tuple[str, ...]
-    founder: bool
-
-    @classmethod
-    def of(cls, settings: Settings) -> Place:
-        """The place that a configuration names."""
-        network = settings.network
-        raft_address = network.raft_address or f"{network.raft_host}:{network.raft_port}"
-        own = {raft_address, f"{network.raft_host}:{network.raft_port}"}
-        return cls(
-            settings.node.address or f"{network.client_host}:{network.client_port}",
-            raft_address,
-            tuple(dict.fromkeys(seed for seed in network.seed_peers if seed not in own)),
-            not own.isdisjoint(network.seed_peers),
-        )
-
-
 def _make_driver(
     settings: Settings,
     directory: DataDirectory,
@@ -372,7 +265,7 @@ def _make_driver(
             keep_log_entries=storage.keep_log_entries,
         ),
         identity=identity,
-        renew_identity=lambda: _renew(directory, identity.cluster_id, identity.node_id),
+        renew_identity=lambda: renew(directory, identity.cluster_id, identity.node_id),
         opened=opened,
         standing=directory.standing,
         reserve=directory,
@@ -417,7 +310,13 @@ def _make_scrubbing(settings: Settings, driver: Driver, registry: Registry, log:
 
 
 def _make_service(
-    settings: Settings, driver: Driver, publishing: Publishing, scrubbing: Scrubbing, registry: Registry
+    settings: Settings,
+    driver: Driver,
+    registry: Registry,
+    *,
+    publishing: Publishing,
+    scrubbing: Scrubbing,
+    restart: Callable[[str], None],
 ) -> Service:
     return Service(
         driver,
@@ -428,6 +327,7 @@ def _make_service(
         write_timeout_s=settings.performance.write_timeout,
         publishing=publishing,
         scrubbing=scrubbing,
+        restart=restart,
         instruments=registry,
     )
 
