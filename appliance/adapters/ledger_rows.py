@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from appliance.adapters.ledger_tiles import TILES_TABLE, Edge, build_tiles
-from appliance.adapters.sqlite import BulkInsert, Value
+from appliance.adapters.sqlite import BulkInsert, Reader, Value
 from appliance.ledger.commands import WriteResult
 from appliance.ledger.state import Head, NewLeaf, Refusal, StoredAnswer, Summary
 
@@ -212,6 +212,16 @@ def head_from_row(row: Sequence[Value]) -> Head:
 def head_from_text(text: str) -> Head:
     """Make a head of a column of `HEADS_BY_KEYS`. Raises `msgspec.MsgspecError` when the row is damaged."""
     return head_from_row(_HEAD_DECODER.decode(text))
+
+
+def heads_by_keys(reader: Reader, keys: Sequence[str]) -> list[Head | None]:
+    """The stored heads of some keys, None for those that have none. Raises `StorageError`, `msgspec.MsgspecError`."""
+    heads: list[Head | None] = []
+    for count, statement in HEADS_BY_KEYS:
+        while len(keys) - len(heads) >= count:
+            texts = reader.rows(statement, keys[len(heads) : len(heads) + count])[0]
+            heads += (None if text is None else head_from_text(cast(str, text)) for text in texts)
+    return heads
 
 
 def head_from_leaf(leaf_index: int, leaf: bytes) -> tuple[str, Head]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Final, cast
@@ -51,10 +51,13 @@ from appliance.adapters.ledger_snapshot import Copier, install_file
 from appliance.adapters.ledger_tiles import Edge
 from appliance.adapters.ledger_tree import LedgerTree
 from appliance.adapters.ledger_verify import check_content, check_leaf, read_contents, verify_copy
+from appliance.adapters.scrubber import SCRUB_CACHE_BYTES, LedgerScrub
+from appliance.adapters.shared_reader import SharedReader
 from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
 from appliance.ledger.encoding import LeafError
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
+from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedFile
 
 ROWS_PER_TRANSACTION_MAX: Final = 1_024  # a batch is never split, so one large batch may pass it
@@ -100,6 +103,7 @@ class SqliteLedgerStore:
         self._write_lock = Lock()
         self._copier = self._make_copier()
         self.tree = LedgerTree(path, vfs)
+        self._scrubbed = SharedReader(path, SCRUB_CACHE_BYTES, vfs)
         self._forget_memory()
 
     def _make_copier(self) -> Copier:
@@ -297,7 +301,8 @@ class SqliteLedgerStore:
                 self._flushed_bytes += sum(batch.size_bytes for batch in batches)
                 self._file_index = batches[-1].summary.applied_index
             if writer.wal_pages >= WAL_PAGES_MAX:
-                writer.checkpoint_if_room()
+                with self._scrubbed.excluded():
+                    writer.checkpoint_if_room()
             return self._file_index
 
     def _read_edge(self, db: apsw.Connection) -> Edge:
@@ -323,7 +328,7 @@ class SqliteLedgerStore:
         Raises:
             StorageError: as `flush`.
         """
-        with self._write_lock:
+        with self._write_lock, self._scrubbed.excluded():
             file_index = self._file_index
             if self._open_writer().checkpoint(truncate=True):
                 self._durable_index = file_index
@@ -371,6 +376,10 @@ class SqliteLedgerStore:
             return check_content(self._open_reader(), self._cluster_id)
         return verify_copy(path, self._cluster_id)
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read what the file holds back and check it, a slice with each step, on worker threads."""
+        return LedgerScrub(self._scrubbed, self.tree, self._cluster_id).slices()
+
     def discard(self, path: Path) -> None:
         """Remove a copy or a received file: its name at once, its room in steps that go on behind this."""
         discard(path)
@@ -389,7 +398,8 @@ class SqliteLedgerStore:
             install_file(path, self._path, self._step)
             self._forget_memory()
             self._copier = self._make_copier()
-            self.tree.reopen()
+            for file in (self.tree.file, self._scrubbed):
+                file.reopen()
             loaded = self.load()
             self._durable_index = self._file_index
             return loaded
@@ -401,7 +411,8 @@ class SqliteLedgerStore:
 
     def _close_files(self) -> None:
         self._copier.stop()
-        self.tree.close()
+        for file in (self.tree.file, self._scrubbed):
+            file.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None

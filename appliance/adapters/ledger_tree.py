@@ -6,19 +6,19 @@ What is in memory only does not count here: a tree is proven once the file holds
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Lock
 from typing import Final, cast
 
 import apsw
 
 from appliance.adapters.ledger_rows import LEAF_BY_INDEX, leaf_from_row, stored_summary
 from appliance.adapters.ledger_tiles import LEAVES_BETWEEN, ROOTS_BY_PLACE, TILE_BY_PLACE, place_of
-from appliance.adapters.sqlite import Reader, Row, Value, storage_error
+from appliance.adapters.shared_reader import SharedReader
+from appliance.adapters.sqlite import Row, Value, storage_error
 from appliance.ledger.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_of
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_WIDTH, TileId, row_counts
 from appliance.ledger.tiles import TileNodes, tile_root
-from appliance.node.ports import DamagedFile, StorageFailed
+from appliance.node.ports import DamagedFile
 from appliance.node.proof_ports import LeavesUnavailable
 
 CACHE_BYTES: Final = 4 * 2**20
@@ -28,16 +28,16 @@ class LedgerTree:
     """The stored tree of one ledger file (`appliance.node.ports.LedgerTree`).
 
     Args:
-        path: `ledger.db`; opened at the first read, so that nothing is made where it is missing.
+        path: `ledger.db`.
         vfs: name of the SQLite VFS to go through.
+
+    Attributes:
+        file: the connection.
     """
 
     def __init__(self, path: Path, vfs: str | None = None) -> None:
         self._path = path
-        self._vfs = vfs
-        self._reader: Reader | None = None
-        self._lock = Lock()
-        self._closed = False
+        self.file = SharedReader(path, CACHE_BYTES, vfs)
 
     def tile(self, tile: TileId) -> bytes:
         """The hashes of a tile."""
@@ -87,7 +87,7 @@ class LedgerTree:
         first //= TILE_WIDTH
         for level, count in enumerate(row_counts(tree_size)):
             for index in range(first, count // TILE_WIDTH):
-                self._recheck_tile(level, index)
+                self.recheck_tile(level, index)
             first //= TILE_WIDTH
         try:
             found = self.root(tree_size)
@@ -100,8 +100,8 @@ class LedgerTree:
                 "they were written",
             )
 
-    def _recheck_tile(self, level: int, index: int) -> None:
-        """See that a whole tile is what the leaves or the tiles below it say."""
+    def recheck_tile(self, level: int, index: int) -> None:
+        """See that a whole tile is what the leaves or the tiles below it say. Raises `DamagedFile`."""
         place, begin = place_of(level, index), index * TILE_WIDTH
         rows = self._rows("SELECT hashes, root FROM tiles WHERE place = ?", (place,))
         if not rows:
@@ -124,8 +124,7 @@ class LedgerTree:
 
     def _expect(self, tree_size: int) -> None:
         """Raise `LeavesUnavailable` unless the file holds that many leaves."""
-        with self._lock:
-            reader = self._open()
+        with self.file.use() as reader:
             try:
                 held = stored_summary(reader.db).tree_size
             except ValueError as error:
@@ -136,28 +135,8 @@ class LedgerTree:
             raise LeavesUnavailable(f"the file holds {held} of {tree_size} leaves")
 
     def _rows(self, statement: str, bindings: Row) -> list[tuple[Value, ...]]:
-        with self._lock:
-            return self._open().rows(statement, bindings)
-
-    def _open(self) -> Reader:
-        if self._closed:
-            raise StorageFailed(f"{self._path} is being closed")
-        if self._reader is None:
-            self._reader = Reader(self._path, cache_bytes=CACHE_BYTES, vfs=self._vfs)
-        return self._reader
-
-    def close(self) -> None:
-        """Close the connection; reads are refused from now on."""
-        with self._lock:
-            self._closed = True
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
-
-    def reopen(self) -> None:
-        """Another file stands in the place of the one that was closed."""
-        with self._lock:
-            self._closed = False
+        with self.file.use() as reader:
+            return reader.rows(statement, bindings)
 
 
 def _first_difference(level: int, begin: int, below: list[bytes], hashes: bytes) -> str:

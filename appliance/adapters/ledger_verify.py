@@ -136,11 +136,9 @@ def _check_leaves(reader: Reader, contents: Contents) -> None:
         if leaf_index != tree.size:
             _damaged(reader, f"leaf {tree.size} is missing")
         try:
-            leaf = check_leaf(leaf_index, data, salt, value)
+            check_leaf(leaf_index, data, salt, value)
         except LeafError as error:
-            raise DamagedFile(str(reader.path), f"leaf {leaf_index}: {error}") from error
-        if value is None and leaf.op == "put":
-            _damaged(reader, f"leaf {leaf_index}: its value is missing")
+            raise DamagedFile(str(reader.path), str(error)) from error
         own_hash = leaf_hash(data)
         tree.append(own_hash)
         for tile in tiles.append(own_hash):
@@ -165,21 +163,30 @@ def _check_tile(reader: Reader, tile: Tile, contents: Contents) -> None:
 
 
 def check_leaf(leaf_index: int, data: bytes, salt: bytes, value: bytes | None) -> Leaf:
-    """Read a stored leaf, and see that it is the one of this place and that the value beside it, if there is one, is
-    the one that it has the hash of. Raises `LeafError`, which says what does not fit.
-    """
-    leaf = read_leaf(data)
+    """Hold a stored leaf against its place and its value. Raises `LeafError`, which names it and what is wrong."""
+    try:
+        leaf = read_leaf(data)
+    except LeafError as error:
+        raise LeafError(f"leaf {leaf_index}: {error}") from error
     if leaf.leaf_index != leaf_index:
-        raise LeafError(f"it says that it is leaf {leaf.leaf_index}")
-    if value is None:
-        return leaf
-    if leaf.op == "delete":
-        raise LeafError("it is a delete and has a value")
-    if len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash:
-        raise LeafError("its value does not match the hash in it")
-    if len(value) != leaf.value_size:
-        raise LeafError("its value has another size than it says")
+        raise LeafError(f"leaf {leaf_index} says that it is leaf {leaf.leaf_index}")
+    check_value(leaf, salt, value)
     return leaf
+
+
+def check_value(leaf: Leaf, salt: bytes, value: bytes | None) -> None:
+    """Hold a stored value against its leaf. Raises `LeafError`, which names the leaf and what is wrong."""
+    leaf_index = leaf.leaf_index
+    if value is None:
+        if leaf.op == "put":
+            raise LeafError(f"the value of leaf {leaf_index} is missing")
+        return
+    if leaf.op == "delete":
+        raise LeafError(f"leaf {leaf_index} is a delete and has a value")
+    if len(salt) != SALT_BYTES or value_hash(salt, value) != leaf.value_hash:
+        raise LeafError(f"the value of leaf {leaf_index} does not match the hash in the leaf")
+    if len(value) != leaf.value_size:
+        raise LeafError(f"the value of leaf {leaf_index} has another size than the leaf says")
 
 
 def read_leaf(data: bytes) -> Leaf:
@@ -187,12 +194,17 @@ def read_leaf(data: bytes) -> Leaf:
     the leaf. What does not come out the same is left to `decode_leaf`, which says why. Raises `LeafError`.
     """
     try:
-        leaf = Leaf(*msgspec.structs.astuple(_LEAF_FIELDS.decode(data)))
+        leaf = known_leaf(data)
         if encode_leaf(leaf) == data:
             return leaf
     except (ValueError, RecursionError):
         pass
     return decode_leaf(data)
+
+
+def known_leaf(data: bytes) -> Leaf:
+    """Read bytes whose hash says that they are a leaf. Raises `msgspec.MsgspecError` for others, or gives nonsense."""
+    return Leaf(*msgspec.structs.astuple(_LEAF_FIELDS.decode(data)))
 
 
 def _check_heads(reader: Reader, contents: Contents) -> None:

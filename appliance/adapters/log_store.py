@@ -17,6 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from appliance.adapters.formats import refuse_newer
+from appliance.adapters.log_scrubber import scrub_log
+from appliance.adapters.scrubber import SCRUB_CACHE_BYTES
+from appliance.adapters.shared_reader import SharedReader
 from appliance.adapters.sqlite import (
     PAGE_BYTES,
     ROWS_PER_STATEMENT_MAX,
@@ -30,6 +33,7 @@ from appliance.adapters.sqlite import (
     sync_file,
 )
 from appliance.adapters.wal_scan import check_wal
+from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedEntry, DamagedFile, DiskFull, EntriesUnavailable, StoredLog
 from appliance.raft.messages import (
     Configuration,
@@ -94,6 +98,7 @@ class SqliteLogStore:
         try:
             self._make_schema()
             self._reader = Reader(path, cache_bytes=CACHE_BYTES, vfs=vfs)
+            self._scrubbed = SharedReader(path, SCRUB_CACHE_BYTES, vfs)
         except BaseException:
             self._writer.close()
             raise
@@ -298,8 +303,15 @@ class SqliteLogStore:
         """Bytes on disk, the WAL included."""
         return file_bytes(self._path)
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read everything that counts back and check it, a slice with each step, on worker threads and over a
+        connection of their own.
+        """
+        return scrub_log(self._scrubbed, _meta_checksum)
+
     def close(self) -> None:
         """Close the file."""
+        self._scrubbed.close()
         with self._reader.lock:
             self._reader.close()
         self._writer.close()

@@ -378,6 +378,10 @@ class Reader:
         except apsw.Error as error:
             raise storage_error(self.path, self.db, error) from error
 
+    def bytes_read(self) -> int:
+        """Bytes that this connection has read from the file since it was opened, its own cache left aside."""
+        return self.db.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0] * PAGE_BYTES
+
     def close(self) -> None:
         """Close the connection."""
         self.db.close(force=True)

@@ -34,6 +34,7 @@ class _Content(Struct, frozen=True, forbid_unknown_fields=True):
     voters: tuple[int, ...] = ()
     doubt: str = ""
     condemned: str = ""
+    diverged: str = ""
 
 
 class StandingFile:
@@ -81,6 +82,17 @@ class StandingFile:
     def condemned(self) -> str:
         """Why nothing in this directory may be used again, or an empty string."""
         return self._content.condemned
+
+    @property
+    def diverged(self) -> str:
+        """Why what is applied here must not be told, or an empty string."""
+        return self._content.diverged
+
+    def note_divergence(self, reason: str) -> None:
+        """Note that what is applied here must not be told, or, with an empty string, that it may. Raises
+        `StorageError`.
+        """
+        self._write(replace(self._content, diverged=reason))
 
     def remember(self, configuration: Configuration) -> None:
         """Note who votes. Raises `StorageError`."""

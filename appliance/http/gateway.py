@@ -153,6 +153,8 @@ class Gateway:
             "pause_writes": admin.pause,
             "resume_writes": admin.resume,
             "compact": admin.compact,
+            "scrub": admin.scrub,
+            "resync": admin.resync,
         }
         starters: dict[str, Starter] = {"PUT": put.start, "GET": keys.start_get, "DELETE": delete.start}
         self._hot_kv = {method.encode(): HotRoute(*self._kv[method], start) for method, start in starters.items()}

@@ -51,6 +51,11 @@ PAUSE_TTL_DEFAULT_S: Final = 900
 PAUSE_TTL_MAX_S: Final = 86_400
 """How long writes may be paused; the least is one second."""
 
+SCRUB_RATE_DEFAULT: Final = 16 * MIB
+SCRUB_RATE_MIN: Final = 64 * 1024
+SCRUB_RATE_MAX: Final = 2**40
+"""Bytes a second of a scrub that is asked for: as many as a pass can take, in the end."""
+
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
 """Items on one page of GET /kv and GET /history/{key}."""

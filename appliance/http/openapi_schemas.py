@@ -6,6 +6,7 @@ from typing import Final
 
 from appliance.http.limits import PAUSE_TTL_DEFAULT_S, PAUSE_TTL_MAX_S
 from appliance.http.openapi_proofs import PROOF_SCHEMAS
+from appliance.http.openapi_repair import REPAIR_SCHEMAS
 from appliance.http.openapi_types import (
     BIG,
     FLAG,
@@ -160,6 +161,7 @@ SCHEMAS: Final[dict[str, Json]] = {
                     "seconds": {"type": "number"},
                 }
             ),
+            "scrub": ref("Scrub"),
             "latency_ms": object_of(dict.fromkeys(("p50", "p95", "p99"), _MILLISECONDS)),
         }
     ),
@@ -245,6 +247,7 @@ SCHEMAS: Final[dict[str, Json]] = {
         ),
         "additionalProperties": False,
     },
+    **REPAIR_SCHEMAS,
     "MemberChange": object_of(
         {
             "status": {"const": "ok"},

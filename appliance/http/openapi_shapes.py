@@ -6,6 +6,7 @@ from typing import Final
 
 from appliance.http.limits import PAGE_DEFAULT, PAGE_MAX
 from appliance.http.openapi_proofs import PROOF_ANSWERS
+from appliance.http.openapi_repair import REPAIR_ANSWERS, REPAIR_BODIES
 from appliance.http.openapi_types import INTEGER, LEAF, TEXT, Json, array_of, json_content, object_of, ref
 
 PATH_PARAMETERS: Final[dict[str, Json]] = {
@@ -51,7 +52,7 @@ QUERY_PARAMETERS: Final[dict[str, Json]] = {
         "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT},
     },
     "wait": {
-        "description": "`false` answers as soon as the node is a learner",
+        "description": "`false` answers as soon as it has begun: when the node is a learner, the pass under way",
         "schema": {"type": "boolean", "default": True},
     },
 }
@@ -108,6 +109,7 @@ BODIES: Final[dict[str, Json]] = {
     "remove": {"required": True, "content": json_content("RemoveMember", {"node_id": 4})},
     "transfer": {"required": False, "content": json_content("TransferLeadership", {"node_id": 2})},
     "pause": {"required": False, "content": json_content("PauseWrites", {"ttl_seconds": 600})},
+    **REPAIR_BODIES,
     "nothing": {"required": False, "content": json_content({"type": "object", "additionalProperties": False})},
 }
 
@@ -147,6 +149,7 @@ ANSWERS: Final[dict[str, Json]] = {
     "change": {"description": "How the member stands now", "content": json_content("MemberChange")},
     "transfer": {"description": "Who leads now", "content": json_content("LeadershipTransfer")},
     "pause": {"description": "How writes stand now", "content": json_content("WritesPause")},
+    **REPAIR_ANSWERS,
     "compaction": {"description": "What was given back", "content": json_content("Compaction")},
     "audit": {
         "description": "The rows",

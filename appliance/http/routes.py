@@ -275,6 +275,36 @@ CHANGE_ROUTES: Final = (
         waits=True,
         notes=f"It takes as long as it takes, and writes go on; GET /metrics shows the sizes. {_GOES_ON}",
     ),
+    Route(
+        "scrub",
+        "POST",
+        "/admin/scrub",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Read all that this node stores back, and check it",
+        "scrub",
+        query=("wait",),
+        body="scrub",
+        errors=("conflict", "unhealthy", "overloaded", "outcome_unknown"),
+        waits=True,
+        notes="It takes as long as the rate makes it, and all else goes on; GET /metrics shows how far it is. "
+        f"`?wait=false` answers when it has begun. What has rotted is an alarm, too. {_GOES_ON}",
+    ),
+    Route(
+        "resync",
+        "POST",
+        "/admin/resync",
+        Op.ADMIN,
+        Access.ADMIN,
+        "Give up what this node holds, and get it again from the others",
+        "resync",
+        body="resync",
+        errors=(*_CHANGE_ERRORS, "conflict", "unhealthy"),
+        waits=True,
+        notes="Answers when the leader counts on the node no more and its data are given up; then the process ends, "
+        "with exit code 75, to be started again by who supervises it. The node comes back as a new incarnation, a "
+        f"learner first. Asked again with the same incarnation, it changes nothing twice. {_GOES_ON}",
+    ),
 )
 PLAIN_ROUTES: Final = (
     Route(

@@ -12,8 +12,8 @@ from appliance.http.meter import Meter
 from appliance.http.ports import RenderMetrics
 from appliance.http.problems import RefusedError
 from appliance.http.query import parse_query
-from appliance.http.wire import json_response, safe_integer
-from appliance.node.api import Health, MemberInfo, NodeService
+from appliance.http.wire import json_response, rfc3339, safe_integer
+from appliance.node.api import Health, MemberInfo, NodeService, ScrubFigures
 from appliance.tables.errors import ApplianceError
 
 
@@ -79,6 +79,7 @@ class StatusRoutes:
                 "freed_bytes": safe_integer(figures.compaction.freed_bytes),
                 "seconds": figures.compaction.seconds,
             },
+            "scrub": scrub_content(figures.scrub),
             "latency_ms": self._meter.latency_ms(),
         }
         return json_response(content)
@@ -134,6 +135,21 @@ class StatusRoutes:
             "is_self": cluster.leader_id == cluster.identity.node_id,
         }
         return json_response(content)
+
+
+def scrub_content(figures: ScrubFigures) -> dict[str, Any]:
+    """How a scrub stands."""
+    return {
+        "running": figures.running,
+        "number": figures.number,
+        "rate": safe_integer(figures.rate),
+        "share": round(figures.share, 4),
+        "bytes_read": safe_integer(figures.bytes_read),
+        "findings": safe_integer(figures.findings),
+        "details": list(figures.details),
+        "completed_at": rfc3339(figures.completed_us) if figures.completed_us else None,
+        "seconds": round(figures.seconds, 3),
+    }
 
 
 def _health(health: Health) -> dict[str, Any]:

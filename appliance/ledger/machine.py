@@ -6,6 +6,7 @@ the store before it applies the next entry. There is no clock here: time is the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -32,9 +33,11 @@ from appliance.ledger.commands import (
 )
 from appliance.ledger.encoding import INTEGER_MAX, LeafError, value_hash, write_leaf
 from appliance.ledger.merkle import MerkleFrontier, leaf_hash
-from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StateView, StoredAnswer, Summary
+from appliance.ledger.state import Changes, Head, NewLeaf, Refusal, StateAt, StateView, StoredAnswer, Summary
 
-__all__ = ["EXPIRY_INTERVAL_US", "LedgerMachine", "UnknownCommand"]
+__all__ = ["EXPIRY_INTERVAL_US", "STATES_KEPT", "LedgerMachine", "UnknownCommand"]
+
+STATES_KEPT: Final = 64  # entries that are no writes come with each checkpoint: half a minute of them at least
 
 EXPIRY_INTERVAL_US: Final = (
     60 * 1_000_000
@@ -137,6 +140,7 @@ class LedgerMachine:
         self.paused_until_us = summary.paused_until_us  # for reading: writes with an earlier stamp are refused
         self.published, self.cosigned = summary.published, summary.cosigned  # for reading, these three
         self.cosignatures = summary.cosignatures
+        self.states: deque[StateAt] = deque(maxlen=STATES_KEPT)  # for reading: behind the last entries without a write
 
     @property
     def applied_index(self) -> int:
@@ -172,6 +176,10 @@ class LedgerMachine:
         """Root hash of the Merkle tree."""
         return self._tree.root()
 
+    def state_now(self) -> StateAt:
+        """The state as it is, for comparing it with that of others at the same index."""
+        return StateAt(self._applied_index, sha256(self._state_hash + self._tree.root()).digest())
+
     def summary(self) -> Summary:
         """The machine's own state, to be stored with the changes up to it."""
         return Summary(
@@ -194,6 +202,7 @@ class LedgerMachine:
         """Pass over an entry that is no command: a leader's no-op, a configuration."""
         self._step(index, term)
         self._state_hash = sha256(self._state_hash + index.to_bytes(_INDEX_BYTES)).digest()
+        self.states.append(self.state_now())
         return Changes(index, None)
 
     def apply(self, index: int, term: int, data: bytes, command: Command | None = None) -> Changes:
@@ -229,6 +238,7 @@ class LedgerMachine:
             self._publish(index)  # a pause, too: the files are about to rest, with a proof for all that is in them
         result = WriteResult(Outcome.OK, index, term, self._last_timestamp_us)
         self._state_hash = _chain(self._state_hash, index, data, result, ())
+        self.states.append(self.state_now())
         return Changes(index, result, (), (), rows)
 
     def _publish(self, index: int) -> None:

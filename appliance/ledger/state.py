@@ -83,6 +83,18 @@ class Changes(Struct, frozen=True, array_like=True, gc=False):
     forget_answers_before_us: int = 0  # expired idempotency keys to drop: those stamped earlier; 0 for none
 
 
+class StateAt(Struct, frozen=True, array_like=True, gc=False):
+    """What a node's state was behind an entry, for comparing it with that of others.
+
+    Attributes:
+        raft_index: index of the entry.
+        digest: SHA-256 over the state hash and the root of the tree.
+    """
+
+    raft_index: int
+    digest: bytes
+
+
 class Summary(Struct, frozen=True, array_like=True, gc=False):
     """The machine's own state after an applied index; stored in the same transaction as the changes up to it.
 

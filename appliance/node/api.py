@@ -105,6 +105,32 @@ class CompactionFigures(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class ScrubFigures(Struct, frozen=True, kw_only=True):
+    """How a scrub of this node stands, or how the last one ended.
+
+    Attributes:
+        running: whether a pass is under way.
+        number: of that pass, or the last one, counted from the start of the node; 0 before the first.
+        rate: bytes a second that it may read.
+        share: of the pass that is done, 0 to 1.
+        bytes_read: in this pass.
+        findings: what it found rotten.
+        details: the first of these.
+        completed_us: when the last pass was completed, Unix microseconds; 0 before.
+        seconds: how long that took.
+    """
+
+    running: bool = False
+    number: int = 0
+    rate: int = 0
+    share: float = 0.0
+    bytes_read: int = 0
+    findings: int = 0
+    details: tuple[str, ...] = ()
+    completed_us: int = 0
+    seconds: float = 0.0
+
+
 class Figures(Struct, frozen=True):
     """Figures for GET /metrics; `root_hash` is lower-case hex."""
 
@@ -119,6 +145,7 @@ class Figures(Struct, frozen=True):
     state_hash: str
     published_size: int = 0
     compaction: CompactionFigures = CompactionFigures()
+    scrub: ScrubFigures = ScrubFigures()
 
 
 class AuditAnswer(Struct, frozen=True):
@@ -175,6 +202,20 @@ class CompactAnswer(Struct, frozen=True):
     ledger_bytes_before: int
     ledger_bytes_after: int
     seconds: float
+
+
+class ResyncAnswer(Struct, frozen=True):
+    """What a node does that was asked to give up its data and get them again.
+
+    Attributes:
+        node_id: of the node.
+        changed: False when it is another incarnation than was asked about, and goes on.
+        incarnation: the one that ends; the one that there is when nothing changed.
+    """
+
+    node_id: int
+    changed: bool
+    incarnation: int
 
 
 class CheckpointAnswer(Struct, frozen=True):
@@ -332,6 +373,19 @@ class NodeService(Protocol):
     async def compact(self) -> CompactAnswer:
         """Drop what the ledger file covers from this node's log, and give space back; writes go on. `conflict` while
         another one is under way.
+        """
+        ...
+
+    async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
+        """Begin to read all that this node stores back, at so many bytes a second, and wait for the end of it if that
+        is wanted. `conflict` while another one that was asked for is under way.
+        """
+        ...
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        """Give up what this node holds and end, so that it is started again and comes back as a new incarnation, with
+        the data of the others; only while it is the given one, if that is given. `conflict` when the other voters could
+        not go on without it.
         """
         ...
 

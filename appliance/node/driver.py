@@ -17,6 +17,7 @@ from appliance.node.applier import Applier
 from appliance.node.apply_queue import ApplyQueue
 from appliance.node.bootstrap import Founding, founding_entry
 from appliance.node.compaction import plan_compaction
+from appliance.node.directory_ports import Reserve, Standing
 from appliance.node.driver_settings import DriverSettings
 from appliance.node.findings import Findings
 from appliance.node.fitness import Fitness
@@ -34,8 +35,6 @@ from appliance.node.ports import (
     Identity,
     Instruments,
     Log,
-    Reserve,
-    Standing,
     StorageError,
     StoredLog,
     Tracer,
@@ -107,6 +106,7 @@ class Driver:
         self.log = log
         self._on_fatal = on_fatal
         self.failure = ""
+        self.quarantine = ""  # why what this node has applied is not to be told; see `divergence`
         self.stopping = False
         self.core: RaftCore | None = None
         self.founding: Founding | None = None
@@ -159,6 +159,7 @@ class Driver:
             ledger_bytes=ledger_store.size_bytes,
             log_start=lambda: self.core.state.log.snapshot_index if self.core is not None else 0,
             verify=verify_snapshot,
+            may_send=lambda: not self.quarantine,
             instruments=instruments,
             log=log,
         )
@@ -379,6 +380,7 @@ class Driver:
         self.writes.skip_to(meta.index)
         self.applied_waiters.reach(meta.index)
         self.published_waiters.reach(self.applier.machine.published.tree_size)
+        self.fitness.divergence.replaced()
         self.log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_queue.run_more()
 
@@ -421,6 +423,7 @@ class Driver:
             random=self._random,
         )
         self.members.follow(self.core)
+        self.fitness.judge()
         self.pump_soon()
 
     def found(self, configuration: Configuration) -> None:

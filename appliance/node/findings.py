@@ -23,11 +23,15 @@ class Findings:
     Args:
         instruments: metrics.
         log: structured log.
+
+    Attributes:
+        rotten_leaves: indexes of leaves that a scrub found rotten; what stands there is not told.
     """
 
     def __init__(self, instruments: Instruments, log: Log) -> None:
         self._log = log
         self._details: dict[Finding, str] = {}
+        self.rotten_leaves: frozenset[int] = frozenset()
         self._gauges = {one: instruments.gauge("scribe_integrity_alarm", alarm=one.value) for one in Finding}
         self._counters = {
             one: instruments.counter("scribe_verification_failures_total", alarm=one.value) for one in Finding
@@ -44,6 +48,12 @@ class Findings:
         """It is wrong no more."""
         if self._details.pop(finding, None) is not None:
             self._gauges[finding].set(0)
+
+    def renew(self) -> None:
+        """Another ledger file, checked whole, took the place of the one in which something was wrong."""
+        self.rotten_leaves = frozenset()
+        for finding in Finding:
+            self.withdraw(finding)
 
     def detail(self, finding: Finding) -> str:
         """What was found, or an empty text."""

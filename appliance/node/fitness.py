@@ -1,4 +1,6 @@
-"""Who is fit to lead: a node whose disk is full, or whose clock is off, leads only if no other can."""
+"""Who is fit to lead: a node whose disk is full, whose clock is off or whose state is wrong leads only if no other
+can.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from appliance.node.clocks import PeerClocks
+from appliance.node.directory_ports import Reserve
+from appliance.node.divergence import Divergence
 from appliance.node.handover import UNFITNESS_CALL, hand_over
-from appliance.node.ports import Log, Reserve
+from appliance.node.ports import Log
 from appliance.node.room import Room
 
 if TYPE_CHECKING:
@@ -19,9 +23,9 @@ GIVE_WAY_INTERVAL_S: Final = 5.0  # between two tries to hand over; each may hol
 
 
 class Fitness:
-    """Watches what a leader needs. A node that is not fit still votes and serves reads. It does not campaign before
-    several election time-outs have passed without a leader, and where it leads all the same it hands over as soon as
-    a node that is fit can take over.
+    """Watches what a leader needs. A node that is not fit still votes, and serves reads unless its state is wrong. It
+    does not campaign before several election time-outs have passed without a leader, and where it leads all the same
+    it hands over as soon as a node that is fit can take over.
 
     Args:
         driver: the running node.
@@ -31,6 +35,7 @@ class Fitness:
     Attributes:
         room: whether there is room on the disk.
         clocks: whether the clock agrees with those of the peers.
+        divergence: whether the state agrees with those of the peers.
     """
 
     def __init__(self, driver: Driver, reserve: Reserve, log: Log) -> None:
@@ -38,11 +43,14 @@ class Fitness:
         self._changed = asyncio.Event()
         self.room = Room(reserve, driver.settings.directory, log, self.judge)
         self.clocks = PeerClocks(driver, log, self.judge)
+        self.divergence = Divergence(driver, self.judge)
         driver.calls[UNFITNESS_CALL] = self._serve
 
     def unfitness(self) -> str:
         """Why this node had better not lead, as a sentence without its full stop; empty when it may."""
         node_id = self._driver.identity.node_id
+        if self._driver.quarantine:
+            return f"the state of node {node_id} is not that of the others"
         if self.room.full:
             return f"the disk of node {node_id} is full"
         if self.clocks.off:
@@ -52,7 +60,8 @@ class Fitness:
     async def watch(self) -> None:
         """Look until cancelled; a failure ends the node."""
         try:
-            await asyncio.gather(self.room.watch(), self.clocks.watch(), self._give_way())
+            watching = (self.room.watch(), self.clocks.watch(), self.divergence.watch(), self._give_way())
+            await asyncio.gather(*watching)
         except Exception as error:
             self._driver.fail(error)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from appliance.node.bootstrap import peer_addresses
+from appliance.node.directory_ports import Standing
 from appliance.node.lineage import Relation, is_parted, relation
 from appliance.node.peer_ports import Hello, PeerNetwork, Promise
-from appliance.node.ports import Identity, Log, Standing, StorageError
+from appliance.node.ports import Identity, Log, StorageError
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, Configuration, Role
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from appliance.node.api import ChangeAnswer, TransferAnswer
 from appliance.node.driver import Driver
@@ -26,6 +27,7 @@ from appliance.tables.errors import ApplianceError
 CHANGE_S: Final = 15.0  # for one change to be proposed and committed, a handover before it included
 PROMOTION_S: Final = 600.0  # for a new member to catch up; then the caller hears that it is still a learner
 RAFT_PORT_ABOVE: Final = 1000
+NO_INCARNATION: Final = 0  # of a member whose node is about to come back as a new one; no node is it
 
 _T = TypeVar("_T")
 
@@ -46,6 +48,12 @@ class _Remove(Struct, frozen=True, array_like=True):
 
 class _Transfer(Struct, frozen=True, array_like=True):
     """Asks the leader to hand over, to `node_id` or, when that is 0, to whoever is furthest along."""
+
+    node_id: int
+
+
+class _StepAside(Struct, frozen=True, array_like=True):
+    """Asks the leader to count on a member no more, because its node is about to give up what it holds."""
 
     node_id: int
 
@@ -75,6 +83,7 @@ class Membership:
         self._adding = leader_call("member.add", self._add, asked=_Add)
         self._removing = leader_call("member.remove", self._remove, asked=_Remove)
         self._transferring = leader_call("leader.transfer", self._transfer, asked=_Transfer)
+        self._stepping_aside = leader_call("member.step_aside", self._step_aside, asked=_StepAside)
 
     async def add(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
         """Make a node a member. See `NodeService.add_member`."""
@@ -96,6 +105,13 @@ class Membership:
         answer = await self._transferring.ask(_Transfer(node_id or 0), CHANGE_S)
         await self._leadership.wait(self._driver.clock.monotonic_s() + CHANGE_S)
         return TransferAnswer(self._leadership.leader_id(), self._core().state.term, answer.changed)
+
+    async def step_aside(self) -> None:
+        """Have the leader count on this node no more: it becomes a learner of no incarnation, which no node is, until
+        it comes back as a new one. Once that is committed, a majority of the voters that are left holds everything
+        that was committed before, so that nothing is lost with this node. Raises `conflict` when that cannot be.
+        """
+        await self._stepping_aside.ask(_StepAside(self._driver.identity.node_id), CHANGE_S)
 
     # -- afterwards
 
@@ -197,6 +213,34 @@ class Membership:
                 if state.role is not Role.LEADER:
                     raise NotLeader(state.leader_id)  # the next one removes this node
             return await self._change(lambda configuration: membership.without_member(configuration, node_id))
+
+    async def _step_aside(self, request: _StepAside) -> _Changed:
+        async with self._changing:
+            state = self._core().state
+            node_id = request.node_id
+            member = state.configuration.member(node_id)
+            if member is None or member.incarnation == NO_INCARNATION:
+                return _Changed(False, 0)
+            if state.voters == (node_id,):
+                raise ApplianceError(
+                    "conflict",
+                    f"Node {node_id} is the only voter, so that nobody could bring its data again. Add a node first: "
+                    "`appliance cluster add`.",
+                )
+            aside = replace(member, incarnation=NO_INCARNATION, role=MemberRole.LEARNER)
+
+            def change(configuration: Configuration) -> Configuration:
+                return membership.with_member(configuration, aside)
+
+            if node_id == state.node_id:
+                await self._refuse_unsafe(change)
+                if not await hand_over(self._driver):
+                    raise ApplianceError(
+                        "conflict",
+                        f"Node {node_id} leads, and nobody took over within an election time-out. Try again.",
+                    )
+                raise NotLeader(state.leader_id)  # the next one does it
+            return await self._change(change)
 
     async def _transfer(self, request: _Transfer) -> _Changed:
         core, driver = self._core(), self._driver

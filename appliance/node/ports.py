@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
+from appliance.node.check_ports import ScrubSlice
 from appliance.node.proof_ports import LedgerTree
 from appliance.raft.messages import Configuration, Entry, HardState, SnapshotMeta
 
@@ -28,6 +29,10 @@ class StorageFailed(StorageError):
     """A write, a sync or a read failed, or an earlier one did: what the file holds is known only after a restart.
     The store refuses all further writes; nothing is retried.
     """
+
+
+class FileAway(StorageError):
+    """A file is closed, or another is about to take its place; what was not read of it can be read of that one."""
 
 
 class DamagedFile(StorageError):
@@ -173,6 +178,10 @@ class LogStore(Protocol):
         """Bytes on disk."""
         ...
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read everything that counts back and check it, a slice with each step; see `ScrubSlice`."""
+        ...
+
     def close(self) -> None:
         """Close the files."""
         ...
@@ -248,6 +257,12 @@ class LedgerStore(StateView, Protocol):
         """
         ...
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        """Read leaves, values, heads and tree back from the file and check them, a slice with each step; see
+        `ScrubSlice`. A step and `checkpoint` exclude each other.
+        """
+        ...
+
     def discard(self, path: Path) -> None:
         """Remove a copy or a received file, if it is there; what takes long about that goes on behind this."""
         ...
@@ -272,50 +287,6 @@ class LedgerStore(StateView, Protocol):
 
     def close(self) -> None:
         """Close the files; what was not flushed is dropped (the log has it)."""
-        ...
-
-
-class Standing(Protocol):
-    """What a node knows of itself beside its `raft.db`, for the time when that cannot be read or must not be used.
-    What is noted is durable when the method returns. All raise `StorageError`.
-    """
-
-    def remember(self, configuration: Configuration) -> None:
-        """Note who votes."""
-        ...
-
-    def note_doubt(self, reason: str) -> None:
-        """Let the next start read `ledger.db` back whole before it is used."""
-        ...
-
-    def condemn(self, reason: str) -> None:
-        """Let the next start treat the data directory as wiped."""
-        ...
-
-
-class Reserve(Protocol):
-    """Room on the disk that is held back for the time when there is none."""
-
-    def hold_reserve(self) -> None:
-        """Take it, if it is not held. Raises `DiskFull` when there is not enough, `StorageFailed`."""
-        ...
-
-    def release_reserve(self) -> bool:
-        """Give it free; False when it was not held. Raises `StorageFailed`."""
-        ...
-
-    def kept(self) -> int:
-        """How many directories are there with damaged data that were set aside. Raises `StorageError`."""
-        ...
-
-    def make_room(self) -> None:
-        """A leader sends a snapshot: of what was set aside so much is removed, the oldest first, that another copy of
-        it has room. Raises `StorageError`.
-        """
-        ...
-
-    def drop_kept(self) -> None:
-        """Remove all that was set aside. Raises `StorageError`."""
         ...
 
 

@@ -14,6 +14,7 @@ from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, BundleId, TileId
 from appliance.ledger.tiles import TileError, TileNodes
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
 from appliance.node.ports import StorageError
 from appliance.node.proof_ports import LeavesUnavailable
@@ -119,6 +120,7 @@ class Proving:
         return [InclusionAnswer(one.leaf_index, one.leaf, tuple(path), answer, one.salt) for one, path in found]
 
     async def _read(self, read: Callable[[], T]) -> T:
+        refuse_quarantined(self._driver)
         try:
             return await asyncio.to_thread(read)
         except TileError as error:

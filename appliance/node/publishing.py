@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
 from appliance.ledger.commands import FEATURE_CHECKPOINTS, PublishedTree, WriteResult, encode_checkpoint
+from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.note import Note
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
 from appliance.node.ports import DamagedFile, StorageError
 from appliance.node.proof_ports import LeavesUnavailable, LogKey
@@ -22,6 +24,7 @@ from appliance.tables.errors import ApplianceError
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
+UNSEEN_S_MAX: Final = 10.0
 SIGNED_KEPT: Final = 8  # latest checkpoints that need not be signed again
 _US: Final = 1_000_000
 
@@ -59,6 +62,7 @@ class Publishing:
         self._stored_size = 0  # leaves that the ledger file is known to hold
         self._installed_index = driver.installed_index
         self._proposed = False
+        self._proposed_s = driver.clock.monotonic_s()
 
     @property
     def key(self) -> LogKey | None:
@@ -75,7 +79,8 @@ class Publishing:
         """Propose the entry that publishes the tree, if this node leads and there is something to publish."""
         driver = self._driver
         machine = driver.applier.machine
-        if self._proposed or machine.tree_size <= machine.published.tree_size or not self.may_propose():
+        has_grown = machine.tree_size > machine.published.tree_size
+        if self._proposed or not (has_grown or self._moves_unseen(machine)) or not self.may_propose():
             return
         stamp_us = driver.next_stamp_us()
         due_us = machine.published.timestamp_us + round(self._interval_s * _US)
@@ -90,6 +95,15 @@ class Publishing:
         except NotLeader:
             return
         self._proposed = True
+        self._proposed_s = driver.clock.monotonic_s()
+
+    def _moves_unseen(self, machine: LedgerMachine) -> bool:
+        """Whether writes that leave no leaf were applied for a while, so that nodes have no index to compare states
+        at; the entry publishes nothing new then.
+        """
+        seen_index = machine.states[-1].raft_index if machine.states else 0
+        is_late = self._driver.clock.monotonic_s() - self._proposed_s >= UNSEEN_S_MAX
+        return is_late and machine.applied_index > seen_index
 
     def may_propose(self) -> bool:
         """Whether this node leads, has room, and all members know what stands in the log for checkpoints: a node that
@@ -109,8 +123,10 @@ class Publishing:
         """The latest checkpoint, of so many leaves at least; waits for it, in memory and on disk.
 
         Raises:
-            ApplianceError: `not_published` when it does not come in time, `verification_failed`, `no_log_key`.
+            ApplianceError: `not_published` when it does not come in time, `verification_failed`, `no_log_key`,
+                `quarantined`.
         """
+        refuse_quarantined(self._driver)
         if self._key is None:
             raise ApplianceError(
                 "no_log_key",
@@ -181,6 +197,8 @@ class Publishing:
         driver = self._driver
         if driver.findings.detail(Finding.PROOF_FAILED):
             raise self.failed()
+        await driver.fitness.divergence.look()  # a state that the others do not share must not be signed
+        refuse_quarantined(driver)
         checked = self._checked
         first = checked.tree_size if checked.tree_size <= tree.tree_size else 0
         try:

@@ -9,6 +9,7 @@ from typing import Any
 from appliance.ledger.encoding import decode_leaf
 from appliance.ledger.state import Head, NewLeaf
 from appliance.node.api import HistoryAnswer, ReadAnswer, ScanAnswer
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.driver import Driver
 from appliance.node.findings import Finding
 from appliance.node.leadership import Leadership
@@ -37,6 +38,7 @@ class Reading:
         driver = self._driver
         deadline_s = driver.clock.monotonic_s() + self._timeout_s
         while True:
+            refuse_quarantined(driver)
             await self._leadership.wait(deadline_s)
             future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
             self._ask(settle(future))
@@ -81,6 +83,10 @@ class Reading:
     async def _consistent(self, linearizable: bool) -> None:
         if linearizable:
             await self.linearize()
+        self._refuse_unfit()
+
+    def _refuse_unfit(self) -> None:
+        refuse_quarantined(self._driver)
         if self._driver.installing:
             raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
 
@@ -100,7 +106,7 @@ class Reading:
 
     def read_now(self, key: str, done: Callable[[ReadAnswer | Exception], None], *, linearizable: bool) -> None:
         """Read a key without a task, if the leader answers at once and this node has applied what it has to."""
-        if not linearizable:
+        if not linearizable or self._driver.quarantine:
             self._read_to(key, done)
             return
 
@@ -144,8 +150,7 @@ class Reading:
 
     def _read_here(self, key: str, at_leaf: int | None) -> ReadAnswer:
         """Read what this node has applied."""
-        if self._driver.installing:
-            raise ApplianceError("unhealthy", "This node is installing a snapshot. Ask another node.")
+        self._refuse_unfit()
         head = self._driver.ledger_store.head(key)
         if at_leaf is not None:
             head = self._head_at(head, at_leaf)
@@ -171,13 +176,22 @@ class Reading:
             leaf_index = leaf.prev_leaf_index
         return None
 
+    def _rotten(self, what: str) -> ApplianceError:
+        node_id = self._driver.identity.node_id
+        return ApplianceError(
+            "verification_failed",
+            f"The ledger file of node {node_id} is damaged: {what}. Ask another node, and resync this one with "
+            f"`appliance cluster resync {node_id}`.",
+        )
+
     def _leaf(self, leaf_index: int) -> NewLeaf:
+        if leaf_index in self._driver.findings.rotten_leaves:
+            raise self._rotten(f"leaf {leaf_index} has rotted")
         try:
             leaf = self._driver.ledger_store.leaf(leaf_index)
         except DamagedFile as error:
             self._driver.findings.report(Finding.STORAGE_ROTTEN, error.detail)
-            detail = f"This node's ledger file is damaged: {error.detail}. Ask another node."
-            raise ApplianceError("verification_failed", detail) from error
+            raise self._rotten(error.detail) from error
         if leaf is None:
             raise ApplianceError("internal", f"Leaf {leaf_index} is missing from this node's ledger file.")
         return leaf

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from appliance.node.ports import DiskFull, Log, Reserve
+from appliance.node.directory_ports import Reserve
+from appliance.node.ports import DiskFull, Log
 
 LOOK_INTERVAL_S: Final = 2.0  # longer than the writers' pause between two tries
 FREE_BYTES_MIN: Final = 16 * 1024 * 1024  # beside the reserve, before writes are taken again

@@ -24,10 +24,13 @@ from appliance.node.api import (
     InclusionAnswer,
     PauseAnswer,
     ReadAnswer,
+    ResyncAnswer,
     ScanAnswer,
+    ScrubFigures,
     TransferAnswer,
 )
 from appliance.node.compacting import Compacting
+from appliance.node.divergence import refuse_quarantined
 from appliance.node.driver import Driver
 from appliance.node.leadership import Leadership
 from appliance.node.membership import Membership
@@ -36,7 +39,9 @@ from appliance.node.ports import Counter, Instruments, StorageError
 from appliance.node.proving import Proving
 from appliance.node.publishing import Publishing
 from appliance.node.reading import Reading
+from appliance.node.resyncing import Resyncing
 from appliance.node.salts import SaltPool
+from appliance.node.scrubbing import Scrubbing
 from appliance.node.view import cluster_info, figures_of, health_of
 from appliance.node.waiting import WriteWaiter, settle
 from appliance.raft.core import NotLeader
@@ -57,6 +62,8 @@ class Service:
         concurrency_max: most writes waiting at once.
         write_timeout_s: how long a write or a read waits.
         publishing: checkpoints.
+        scrubbing: reads back what is stored.
+        restart: see `Resyncing`.
         instruments: metrics.
     """
 
@@ -70,10 +77,13 @@ class Service:
         concurrency_max: int,
         write_timeout_s: float,
         publishing: Publishing,
+        scrubbing: Scrubbing,
+        restart: Callable[[str], None],
         instruments: Instruments,
     ) -> None:
         self._driver = driver
         self._publishing = publishing
+        self._scrubbing = scrubbing
         self._ledger_path = ledger_path
         self._capacity_keys = capacity_keys
         self._idempotency_keys = idempotency_keys
@@ -89,6 +99,7 @@ class Service:
         self._proving = Proving(driver, publishing, self._reading)
         self._pausing = Pausing(driver, self._leadership, write_timeout_s)
         self._membership = Membership(driver, self._leadership)
+        self._resyncing = Resyncing(driver, self._membership, restart)
         self._compacting = Compacting(driver, instruments)
         self._outcomes: dict[str, Counter] = {
             outcome: instruments.counter("scribe_raft_proposals_total", outcome=outcome)
@@ -151,6 +162,7 @@ class Service:
         """Propose a write; `done` is told what became of it. Raises `NotLeader`, and `ApplianceError` when it was not
         proposed.
         """
+        refuse_quarantined(self._driver)
         self._refuse_without_room()
         self._leadership.refuse_without_quorum()
         stamp_us = self._driver.next_stamp_us()
@@ -173,11 +185,7 @@ class Service:
         done(outcome)
 
     def _refuse_if_full(self) -> None:
-        driver = self._driver
-        if driver.failure:
-            raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
-        if driver.stopping:
-            raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.")
+        self._refuse_at_end()
         waiting = max(self._in_flight, self._elsewhere)
         if waiting >= self._concurrency_max:
             self._outcomes["refused"].inc()
@@ -186,6 +194,13 @@ class Service:
         if waiting_bytes >= IN_FLIGHT_BYTES_MAX:
             self._outcomes["refused"].inc()
             raise ApplianceError("overloaded", f"Writes of {waiting_bytes} bytes together are waiting already.")
+
+    def _refuse_at_end(self) -> None:
+        driver = self._driver
+        if driver.failure:
+            raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
+        if driver.stopping:
+            raise ApplianceError("shutting_down", "This node is shutting down. Ask another node.")
 
     def _refuse_without_room(self) -> None:
         if self._driver.room.full:
@@ -217,6 +232,7 @@ class Service:
     async def settle(self) -> Path:
         """Wait until the ledger file holds everything applied when this was called."""
         driver = self._driver
+        refuse_quarantined(driver)
         target = driver.applier.applied_index
         try:
             while not driver.failure:
@@ -278,6 +294,16 @@ class Service:
         """Compact this node."""
         return await self._compacting.compact()
 
+    async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
+        """Read back what this node stores."""
+        self._refuse_at_end()
+        return await self._scrubbing.scrub(rate, wait=wait)
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        """Get this node's data again from the others."""
+        self._refuse_at_end()
+        return await self._resyncing.resync(incarnation)
+
     async def pause_writes(self, ttl_s: float, actor: str, request_id: str) -> PauseAnswer:
         """Refuse writes everywhere for a time."""
         return await self._pausing.pause(ttl_s, actor, request_id)
@@ -299,4 +325,5 @@ class Service:
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""
-        return replace(figures_of(self._driver, self._capacity_keys), compaction=self._compacting.figures)
+        figures = figures_of(self._driver, self._capacity_keys)
+        return replace(figures, compaction=self._compacting.figures, scrub=self._scrubbing.figures)

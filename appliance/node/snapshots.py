@@ -53,6 +53,7 @@ class Snapshots:
         ledger_bytes: answers the size of the ledger file.
         log_start: answers up to where the log is dropped.
         verify: reads a file back and checks it; must not keep the event loop busy.
+        may_send: whether this node's ledger file is fit to be sent.
         instruments: counts them.
         log: reports them.
     """
@@ -67,6 +68,7 @@ class Snapshots:
         ledger_bytes: Callable[[], int],
         log_start: Callable[[], int],
         verify: Callable[[Path], Awaitable[tuple[Summary, bytes]]],
+        may_send: Callable[[], bool],
         instruments: Instruments,
         log: Log,
     ) -> None:
@@ -77,6 +79,7 @@ class Snapshots:
         self._ledger_bytes = ledger_bytes
         self._log_start = log_start
         self._verify = verify
+        self._may_send = may_send
         self._log = log
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._deliveries: dict[int, _Delivery] = {}
@@ -101,20 +104,20 @@ class Snapshots:
         """Start a snapshot to a node; `report(node_id, index)` is called at its end, with index 0 if it failed."""
         if node_id in self._tasks or self._stopping:
             return
-        reachable = node_id in self._network.connected()
-        if reachable:
+        possible = node_id in self._network.connected() and self._may_send()
+        if possible:
             self._sending.add(node_id)
-        self._tasks[node_id] = asyncio.create_task(self._attempt(node_id, report, reachable=reachable))
+        self._tasks[node_id] = asyncio.create_task(self._attempt(node_id, report, possible=possible))
 
-    async def _attempt(self, node_id: int, report: Callable[[int, int], None], *, reachable: bool) -> None:
-        """Send a snapshot and report it. For a node that cannot be reached no copy is made and no log held; the core
-        asks again, as it does after a failure.
+    async def _attempt(self, node_id: int, report: Callable[[int, int], None], *, possible: bool) -> None:
+        """Send a snapshot and report it. For a node that cannot be reached, and of what must not be sent, no copy is
+        made and no log held; the core asks again, as it does after a failure.
         """
         index = 0
         try:
-            index = await self._send(node_id) if reachable else 0
+            index = await self._send(node_id) if possible else 0
             if not index:
-                await asyncio.sleep(self._deliveries[node_id].pause_s if reachable else RETRY_S_MIN)
+                await asyncio.sleep(self._deliveries[node_id].pause_s if possible else RETRY_S_MIN)
         finally:
             self._tasks.pop(node_id, None)
             report(node_id, index)
@@ -228,6 +231,11 @@ class Snapshots:
             self._log.error("snapshot.refused", index=meta.index, error=error)
             raise OSError(f"snapshot refused: {error}") from error
         self._counters["received", "ok"].inc()
+
+    def drop_sent(self) -> None:
+        """What is on its way must not arrive."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def stop(self) -> None:
         """Cancel what is on its way; nothing is begun any more."""

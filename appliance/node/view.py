@@ -18,6 +18,8 @@ def reasons_of(driver: Driver) -> tuple[str, ...]:
         reasons.append(f"failed: {driver.failure}")
     if driver.stopping:
         reasons.append("shutting down")
+    if driver.quarantine:
+        reasons.append(f"quarantined: {driver.quarantine}")
     if driver.installing:
         reasons.append("installing a snapshot")
     if core is None:

@@ -88,6 +88,12 @@ EVENTS: Mapping[str, EventRow] = {
             "node.standing_failed", _W, "What is worth knowing beside raft.db was not noted: {reason}", ("reason",)
         ),
         EventRow("node.reload_failed", _E, "The configuration stays as it was: {reason}", ("reason",)),
+        EventRow(
+            "node.resyncing",
+            _W,
+            "Node {node_id} gives up its data, as an operator has asked for, and is to be started again",
+            ("node_id",),
+        ),
         EventRow("node.stopping", _I, "Node {node_id} stops: {reason}", ("node_id", "reason")),
         EventRow("node.stopped", _I, "Node {node_id} has stopped", ("node_id",)),
         EventRow("node.failed", _E, "The node cannot go on: {reason}", ("node_id", "reason")),
@@ -134,6 +140,12 @@ EVENTS: Mapping[str, EventRow] = {
         EventRow("clock.off", _E, "The clock is {offset_s} s ahead of the peers': this node gives way", ("offset_s",)),
         EventRow("clock.right", _I, "The clock agrees with the peers' again: {offset_s} s", ("offset_s",)),
         EventRow("storage.room_again", _I, "There is room on the disk again: {free_bytes} bytes", ("free_bytes",)),
+        EventRow(
+            "storage.scrubbed",
+            _I,
+            "All that is stored was read back in {seconds} s, {findings} findings",
+            ("seconds", "bytes", "findings"),
+        ),
         EventRow(
             "node.compacted",
             _I,

@@ -131,6 +131,14 @@ METRICS: Mapping[str, MetricRow] = {
             "On the leader: checkpoints that a witness did not cosign, by reason",
             ("witness", "reason"),
         ),
+        MetricRow("scribe_scrub_progress", _G, "", "Share of the scrub under way that is done; 1 while there is none"),
+        MetricRow("scribe_scrub_findings", _G, "findings", "What that scrub, or the last one, found rotten"),
+        MetricRow("scribe_scrub_bytes_total", _C, "bytes", "Bytes that scrubs have read back"),
+        MetricRow("scribe_scrub_rate_bytes", _G, "bytes", "Bytes a second that scrubs may read; 0: none run"),
+        MetricRow(
+            "scribe_scrub_last_completed_seconds", _G, "s", "Unix time at which a scrub was completed last; 0 before"
+        ),
+        MetricRow("scribe_scrub_last_duration_seconds", _G, "s", "How long the last completed scrub took"),
         MetricRow("scribe_compaction_running", _G, "", "1 while an operator's compaction of this node is under way"),
         MetricRow("scribe_compaction_entries_left", _G, "entries", "Log entries that it has still to drop"),
         MetricRow("scribe_compaction_bytes_left", _G, "bytes", "Free room in the file that it is shortening"),

@@ -12,13 +12,7 @@ from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_seeking import seek_cluster
 from appliance.adapters.peer_settings import peer_settings_from
 from appliance.adapters.telemetry.metrics import Registry
-from appliance.node.ports import (
-    Identity,
-    IdentityCheck,
-    IdentityStatus,
-    Log,
-    StorageFailed,
-)
+from appliance.node.ports import Identity, IdentityCheck, IdentityStatus, Log, StorageFailed
 from appliance.node.recovery import Opened, Opening
 from appliance.tables.settings import Settings
 
@@ -105,6 +99,8 @@ def open_stores(
     opened = opening.open(standing.condemned or (check.reason if check.lost else ""))
     standing.pardon()
     standing.dispel_doubt()
+    if opened.lost:
+        standing.note_divergence("")
     return opened
 
 

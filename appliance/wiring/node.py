@@ -20,10 +20,11 @@ from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.ed25519 import SigningKeyError, read_key_file
-from appliance.adapters.identity import LEDGER_FILE, DataDirectory
+from appliance.adapters.identity import AUDIT_DIRECTORY, LEDGER_FILE, DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_settings import peer_settings_from
+from appliance.adapters.scrubber import SegmentScrub
 from appliance.adapters.telemetry.logs import EcsLog, route_stdlib
 from appliance.adapters.telemetry.loop_lag import sample_loop_lag
 from appliance.adapters.telemetry.metrics import Registry
@@ -49,6 +50,7 @@ from appliance.node.publishing import Publishing
 from appliance.node.reading import Reading
 from appliance.node.recovery import Opened
 from appliance.node.sampler import Sampler
+from appliance.node.scrubbing import Scrubbing
 from appliance.node.service import Service
 from appliance.node.witnessing import Witnessing
 from appliance.tables.settings import Settings
@@ -56,6 +58,7 @@ from appliance.wiring.directory import Place, claim, open_stores, renew, seek, w
 
 STOP_GRACE_S: Final = 10.0  # for requests in flight at SIGTERM
 EXIT_FAILED: Final = 1
+EXIT_AGAIN: Final = 75  # sysexits.h EX_TEMPFAIL: no failure, and whoever restarts after failures alone does so, too
 GC_THRESHOLDS: Final = (20_000, 20, 20)  # little here is garbage in a ring, so it is looked for less often
 UMASK: Final = 0o027  # whatever the service manager set: the ledger's values are no business of other users
 LATENCY: Final = "scribe_request_latency_seconds"
@@ -84,18 +87,32 @@ def run_node(settings: Settings, reread: Callable[[], Settings]) -> int:
         log.close()
 
 
+class _End:
+    """That a node is to end, why, and with which exit code: the first that says so counts, unless the node fails."""
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        self.reason = "asked to"
+        self.exit_code = 0
+
+    def fail(self, reason: str) -> None:
+        """It cannot go on."""
+        self.reason, self.exit_code = reason, EXIT_FAILED
+        self.wanted.set()
+
+    def restart(self, reason: str) -> None:
+        """It is to be started again."""
+        if not self.exit_code:
+            self.reason, self.exit_code = reason, EXIT_AGAIN
+        self.wanted.set()
+
+
 async def _run(settings: Settings, reread: Callable[[], Settings], registry: Registry, log: EcsLog) -> int:
     """Put the node together, run it until it is told to stop or cannot go on, and take it apart in good order."""
-    stop = asyncio.Event()
-    failures: list[str] = []
-
-    def on_fatal(reason: str) -> None:
-        failures.append(reason)
-        stop.set()
-
+    end = _End()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end.wanted.set)
     limiter = RateLimiter(**_limits(settings))
     loop.add_signal_handler(signal.SIGHUP, _reload, reread, limiter, log)
 
@@ -105,7 +122,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     )
     directory = DataDirectory(Path(settings.node.data_dir))
     check = directory.check()
-    cluster_found = await _unless(stop, seek(settings, check, registry, log))
+    cluster_found = await _unless(end.wanted, seek(settings, check, registry, log))
     if cluster_found is None:
         directory.close()
         log.info("node.stopped", node_id=node_id)
@@ -114,11 +131,12 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     opened = open_stores(directory, settings, check, cluster_id, log)
     identity = claim(directory, check, opened, log, cluster_id=cluster_id, node_id=node_id)
     driver = _make_driver(
-        settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=on_fatal
+        settings, directory, opened, identity, tracer=tracer, registry=registry, log=log, on_fatal=end.fail
     )
     publishing = _make_publishing(settings, driver)
     witnessing = _make_witnessing(settings, driver, publishing, registry, log)
-    service = _make_service(settings, driver, publishing, registry)
+    scrubbing = _make_scrubbing(settings, driver, registry, log)
+    service = _make_service(settings, driver, registry, publishing=publishing, scrubbing=scrubbing, restart=end.restart)
     audit = DuckDbAudit(directory.path, settings.audit, log, registry, service.settle)
     server = _make_server(settings, service, audit, limiter, tracer=tracer, registry=registry, log=log)
     await driver.start()
@@ -129,6 +147,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
         _watch(sampler.run(), "sampler", log),
         _watch(lag, "loop_lag", log),
         _watch(publishing.run(), "publishing", log),
+        _watch(scrubbing.run(), "scrubbing", log),
     ]
     if witnessing is not None:
         tasks.append(_watch(witnessing.run(), "witnessing", log))
@@ -142,10 +161,11 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     gc.collect()
     gc.freeze()  # what lives as long as the process is not looked at again
     gc.set_threshold(*GC_THRESHOLDS)
-    await stop.wait()
-    log.info("node.stopping", node_id=node_id, reason=failures[0] if failures else "asked to")
+    await end.wanted.wait()
+    log.info("node.stopping", node_id=node_id, reason=end.reason)
     for task in tasks:
         task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await hand_over(driver)
     await server.stop(STOP_GRACE_S)
     await audit.close()
@@ -153,7 +173,7 @@ async def _run(settings: Settings, reread: Callable[[], Settings], registry: Reg
     await asyncio.to_thread(tracer.close)  # it waits for the last export
     directory.close()
     log.info("node.stopped", node_id=node_id)
-    return EXIT_FAILED if failures else 0
+    return end.exit_code
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, str]) -> str | None:
@@ -278,7 +298,28 @@ def _make_witnessing(
     )
 
 
-def _make_service(settings: Settings, driver: Driver, publishing: Publishing, registry: Registry) -> Service:
+def _make_scrubbing(settings: Settings, driver: Driver, registry: Registry, log: Log) -> Scrubbing:
+    """Reads back what is stored, the largest file first."""
+    segments = SegmentScrub(driver.settings.directory / AUDIT_DIRECTORY)
+    return Scrubbing(
+        driver,
+        (driver.ledger_store, driver.log_store, segments),
+        rate=settings.storage.scrub_rate,
+        interval_s=settings.storage.scrub_interval,
+        instruments=registry,
+        log=log,
+    )
+
+
+def _make_service(
+    settings: Settings,
+    driver: Driver,
+    registry: Registry,
+    *,
+    publishing: Publishing,
+    scrubbing: Scrubbing,
+    restart: Callable[[str], None],
+) -> Service:
     return Service(
         driver,
         ledger_path=driver.settings.directory / LEDGER_FILE,
@@ -287,6 +328,8 @@ def _make_service(settings: Settings, driver: Driver, publishing: Publishing, re
         concurrency_max=settings.performance.max_concurrency,
         write_timeout_s=settings.performance.write_timeout,
         publishing=publishing,
+        scrubbing=scrubbing,
+        restart=restart,
         instruments=registry,
     )
 

@@ -5,12 +5,13 @@ A disk object is what a data file is to the real stores: pass it to a new store 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
 from appliance.ledger.memory import MemoryLedger
 from appliance.ledger.state import Changes, Summary
+from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedEntry, EntriesUnavailable, StoredLog
 from appliance.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta, entry_intact
 from appliance.raft.state import decode_configuration
@@ -101,6 +102,9 @@ class MemoryLogStore:
         self._disk.snapshot = meta
         self._disk.install = None
 
+    def scrub(self) -> Iterator[ScrubSlice]:
+        return iter(())
+
     def size_bytes(self) -> int:
         return sum(len(entry.data) for entry in self._disk.entries)
 
@@ -177,6 +181,9 @@ class MemoryLedgerStore(MemoryLedger):
         self._taken.clear()
         self._become(self._disk.ledger)
         return self.load()
+
+    def scrub(self) -> Iterator[ScrubSlice]:
+        return iter(())
 
     def size_bytes(self) -> int:
         return len(self._disk.ledger.to_bytes())

@@ -19,7 +19,10 @@ FLOORS = {
     "wiring": 5,
 }
 # The consumer declares the interface, and an adapter takes it from there.
-NODE_INTERFACES = {f"appliance.node.{name}" for name in ("ports", "peer_ports", "proof_ports", "witness_ports", "api")}
+NODE_INTERFACES = {
+    f"appliance.node.{name}"
+    for name in ("ports", "check_ports", "directory_ports", "peer_ports", "proof_ports", "witness_ports", "api")
+}
 # The CLI starts a node, and uses some adapters for itself.
 ALLOWED_UP = {("cli", "appliance.wiring")}
 # What a pure floor may import besides itself, the tables and the standard library.

@@ -11,53 +11,15 @@ from pathlib import Path
 from typing import Final
 
 import apsw
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from msgspec import Struct
 
+from appliance.adapters.audit.manifest import MANIFEST_FORMAT, Manifest, Segment
 from appliance.adapters.audit.protocol import Progress, SegmentStamp
 from appliance.adapters.audit.rows import START, Position, RowReader
 
 SEGMENT_ROWS: Final = 65_536
-MANIFEST: Final = "manifest.json"
-_FORMAT: Final = 1
 _LEAF: Final = "SELECT leaf FROM leaves WHERE leaf_index = ?"
-
-
-class Segment(Struct, frozen=True):
-    """A sealed range of audit rows.
-
-    Attributes:
-        file: name in the audit directory.
-        index_last: last raft index in it; the range begins behind the segment before it.
-        leaf_next: leaf at which the next segment begins.
-        rows: rows in it.
-        sha256: digest of the file, hex.
-        leaf_sha256: digest of the leaf before `leaf_next`, hex: tells whether the ledger still is the one that was
-            sealed (a restore may have put another in its place).
-    """
-
-    file: str
-    index_last: int
-    leaf_next: int
-    rows: int
-    sha256: str
-    leaf_sha256: str
-
-    @property
-    def position(self) -> Position:
-        """Where the next segment begins."""
-        return Position(self.index_last, self.leaf_next)
-
-
-class _Manifest(Struct, frozen=True):
-    format: int
-    cluster_id: str
-    segments: tuple[Segment, ...]
-
-
-_decode_manifest = msgspec.json.Decoder(_Manifest).decode
 
 
 @contextlib.contextmanager
@@ -108,7 +70,7 @@ class SegmentStore:
             for leftover in self._directory.glob("*.tmp"):
                 leftover.unlink(missing_ok=True)
             self.segments = self._check(db, self._load(cluster_id))
-            reader = RowReader(db, self.segments[-1].position if self.segments else START)
+            reader = RowReader(db, _end(self.segments[-1]) if self.segments else START)
             while True:
                 rows = reader.take(self._segment_rows)
                 if len(rows) < self._segment_rows:
@@ -122,18 +84,11 @@ class SegmentStore:
         return tuple(sorted(self._verified, key=lambda stamp: stamp.file))
 
     def _load(self, cluster_id: str) -> tuple[Segment, ...]:
-        try:
-            manifest = _decode_manifest((self._directory / MANIFEST).read_bytes())
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return ()
-        good = manifest.format == _FORMAT and manifest.cluster_id == cluster_id
-        return manifest.segments if good else ()
+        manifest = Manifest.read(self._directory)
+        return manifest.segments if manifest is not None and manifest.cluster_id == cluster_id else ()
 
     def _store(self, cluster_id: str) -> None:
-        data = msgspec.json.format(msgspec.json.encode(_Manifest(_FORMAT, cluster_id, tuple(self.segments))), indent=1)
-        temporary = self._directory / f"{MANIFEST}.tmp"
-        temporary.write_bytes(data)
-        temporary.replace(self._directory / MANIFEST)
+        Manifest(MANIFEST_FORMAT, cluster_id, tuple(self.segments)).write(self._directory)
 
     def _check(self, db: apsw.Connection, segments: Sequence[Segment]) -> list[Segment]:
         """The segments that belong to this ledger; damaged ones are made anew, from another ledger's on all go."""
@@ -146,11 +101,11 @@ class SegmentStore:
             if not self._intact(segment, known):
                 reader = RowReader(db, position)
                 rows = reader.take(self._segment_rows)
-                if reader.position != segment.position or len(rows) != segment.rows:
+                if reader.position != _end(segment) or len(rows) != segment.rows:
                     break
                 segment = self._seal(db, rows, reader.position, segment.file, "rebuilt")  # noqa: PLW2901
             good.append(segment)
-            position = segment.position
+            position = _end(segment)
         return good
 
     def _intact(self, segment: Segment, known: set[SegmentStamp]) -> bool:
@@ -178,6 +133,11 @@ class SegmentStore:
         self._verified.add(stamp)
         self._tell(Progress(phase, file, len(rows), stamp.size_bytes))
         return Segment(file, end.raft_index, end.leaf_next, len(rows), digest, _leaf_digest(db, end.leaf_next))
+
+
+def _end(segment: Segment) -> Position:
+    """Where the next segment begins."""
+    return Position(segment.index_last, segment.leaf_next)
 
 
 def _stamp(path: Path) -> SegmentStamp:

@@ -6,7 +6,16 @@ import asyncio
 
 from msgspec.structs import replace
 
-from appliance.node.api import ChangeAnswer, ClusterInfo, CompactAnswer, MemberInfo, PauseAnswer, TransferAnswer
+from appliance.node.api import (
+    ChangeAnswer,
+    ClusterInfo,
+    CompactAnswer,
+    MemberInfo,
+    PauseAnswer,
+    ResyncAnswer,
+    ScrubFigures,
+    TransferAnswer,
+)
 
 PAUSED_UNTIL_US = 1_795_462_831_123_456  # 2026-11-23T19:40:31.123456Z
 FOUNDERS = (1, 2)
@@ -43,6 +52,16 @@ class ClusterCalls:
     async def compact(self) -> CompactAnswer:
         await self._change("compact")
         return CompactAnswer(900, 850, 2**21, 2**20, 2**60, 2**23, 1.23456)
+
+    async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
+        await self._change("scrub", rate, wait)
+        return ScrubFigures(
+            running=not wait, number=3, rate=rate, share=0.25, bytes_read=2**60, findings=1, details=("x",)
+        )
+
+    async def resync(self, incarnation: int | None) -> ResyncAnswer:
+        await self._change("resync", incarnation)
+        return ResyncAnswer(1, incarnation in (None, 7), 7)
 
     async def add_member(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
         if not wait:

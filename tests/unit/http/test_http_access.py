@@ -52,6 +52,8 @@ WHO = {
     "pause_writes": Access.ADMIN,
     "resume_writes": Access.ADMIN,
     "compact": Access.ADMIN,
+    "scrub": Access.ADMIN,
+    "resync": Access.ADMIN,
     "get_openapi": Access.NOBODY,
 }
 BODIES = {

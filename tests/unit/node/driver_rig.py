@@ -17,6 +17,7 @@ from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
+from appliance.adapters.scrubber import SegmentScrub
 from appliance.adapters.telemetry.metrics import Registry
 from appliance.ledger.commands import SALT_BYTES, Op, Operation, WriteRequest, WriteResult, encode_write
 from appliance.ledger.note import SignatureType
@@ -29,6 +30,7 @@ from appliance.node.peer_ports import PeerEvents, SnapshotFile
 from appliance.node.ports import DiskFull, Identity
 from appliance.node.publishing import Publishing
 from appliance.node.recovery import Opened, recover
+from appliance.node.scrubbing import Scrubbing
 from appliance.node.service import Service
 from appliance.raft.messages import (
     AnyMessage,
@@ -180,6 +182,7 @@ class Rig:
         stored = recover(self.log_store, self.ledger_store, directory, self.log)
         registry = Registry(ME)
         self.fatal: list[str] = []
+        self.restarts: list[str] = []
         settings = DriverSettings(
             address="127.0.0.1:1",
             raft_address="127.0.0.1:1001",
@@ -215,6 +218,14 @@ class Rig:
         )
         self.log_key = SigningKey(f"scribe-ledger/{CLUSTER_ID}/1", SignatureType.ED25519, bytes(range(32)))
         self.publishing = Publishing(self.driver, self.log_key, 1.0, 5.0)
+        self.scrubbing = Scrubbing(
+            self.driver,
+            (self.ledger_store, self.log_store, SegmentScrub(directory / "audit")),
+            rate=0,
+            interval_s=60.0,
+            instruments=registry,
+            log=self.log,
+        )
         self.service = Service(
             self.driver,
             ledger_path=directory / "ledger.db",
@@ -223,6 +234,8 @@ class Rig:
             concurrency_max=100,
             write_timeout_s=5.0,
             publishing=self.publishing,
+            scrubbing=self.scrubbing,
+            restart=self.restarts.append,
             instruments=registry,
         )
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from audit_rig import Ledger
 
+from appliance.adapters.audit.manifest import MANIFEST
 from appliance.adapters.audit.protocol import Progress
 from appliance.adapters.audit.rows import START, RowReader
-from appliance.adapters.audit.segments import MANIFEST, SegmentStore
+from appliance.adapters.audit.segments import SegmentStore
 from appliance.adapters.audit.worker import open_ledger
 from appliance.ledger.commands import Op, Operation
 
