@@ -33,7 +33,8 @@ from appliance.ledger.state import Head
 from appliance.ledger.tile_paths import TILE_WIDTH, row_counts
 from appliance.ledger.tiles import tile_root
 from appliance.node.check_ports import Rot, ScrubSlice
-from appliance.node.ports import FileAway, LeavesUnavailable, StorageError
+from appliance.node.ports import FileAway, StorageError
+from appliance.node.proof_ports import LeavesUnavailable
 
 SCRUB_CACHE_BYTES: Final = 256 * 1024  # more serves nothing: all is read once
 LEAVES_PER_SLICE: Final = 128  # a power of two, at most a tile's width: a millisecond of work ...

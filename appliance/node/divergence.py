@@ -45,12 +45,10 @@ class _Told(Struct, frozen=True, array_like=True):
 
     Attributes:
         incarnation: of the node; another one's states say nothing about it.
-        may_lead: whether it would campaign.
         states: what it remembers, and what it has applied last.
     """
 
     incarnation: int
-    may_lead: bool
     states: Annotated[tuple[StateAt, ...], Meta(max_length=STATES_TOLD_MAX)]
 
 
@@ -64,9 +62,6 @@ class Divergence:
         driver: the running node.
         on_change: called on the event loop when this node may lead no more, or again; and, while it may not and leads
             all the same, once a second.
-
-    Attributes:
-        unfit: peers that said that they would not campaign.
     """
 
     def __init__(self, driver: Driver, on_change: Callable[[], None]) -> None:
@@ -75,7 +70,6 @@ class Divergence:
         self._told: dict[int, _Told] = {}  # what each peer said last; what it was stays true when it is gone
         self._undecided_index = 0  # up to where states are known to differ without a majority for one of them
         self._undecided_since_s: float | None = None
-        self.unfit: frozenset[int] = frozenset()
         driver.calls["states"] = self._serve
         if driver.standing.diverged:  # found before the last start: nothing was told in between, nor is now
             driver.quarantine = driver.standing.diverged
@@ -100,7 +94,6 @@ class Divergence:
         before = machine.state_now()
         await asyncio.gather(*(self._ask(node_id) for node_id in members & driver.network.connected().keys()))
         self._told = {node_id: told for node_id, told in self._told.items() if node_id in members}
-        self.unfit = frozenset(node_id for node_id, told in self._told.items() if not told.may_lead)
         if driver.applier.machine is machine and not driver.failure:
             self._compare(core, machine, before)
 
@@ -114,9 +107,8 @@ class Divergence:
     async def _serve(self, sender_node_id: int, body: bytes) -> bytes:
         driver = self._driver
         machine = driver.applier.machine
-        may_lead = driver.core is not None and driver.core.state.may_campaign
         states = () if driver.installing else (*machine.states, machine.state_now())
-        return msgspec.msgpack.encode(_Told(driver.identity.incarnation, may_lead, states))
+        return msgspec.msgpack.encode(_Told(driver.identity.incarnation, states))
 
     # -- what follows
 

@@ -14,6 +14,7 @@ from appliance.ledger.machine import STATES_KEPT
 from appliance.ledger.state import StateAt
 from appliance.ledger.tile_paths import BundleId, TileId
 from appliance.node.divergence import UNDECIDED_S
+from appliance.node.handover import UNFITNESS_CALL
 from appliance.node.publishing import UNSEEN_S_MAX
 from appliance.node.view import health_of
 from appliance.raft.messages import Entry, EntryKind, TimeoutNow, make_entry
@@ -39,9 +40,7 @@ def other(states: States, since: int = 0, salt: bytes = b"") -> dict[int, bytes]
     return {index: (digest[::-1] + salt)[-32:] if index >= since else digest for index, digest in states.items()}
 
 
-def peers_say(
-    rig: Rig, said: Mapping[int, States], *, incarnations: Mapping[int, int] | None = None, unfit: tuple[int, ...] = ()
-) -> None:
+def peers_say(rig: Rig, said: Mapping[int, States], *, incarnations: Mapping[int, int] | None = None) -> None:
     """What peers answer; those that are missing do not."""
 
     async def answer(node_id: int, name: str, body: bytes) -> bytes:
@@ -49,7 +48,7 @@ def peers_say(
             raise ApplianceError("conflict", "it does not know the call")
         states = [StateAt(index, digest) for index, digest in said[node_id].items()]
         incarnation = (incarnations or {}).get(node_id, node_id * 10)
-        return msgspec.msgpack.encode((incarnation, node_id not in unfit, states))
+        return msgspec.msgpack.encode((incarnation, states))
 
     rig.network.on_call = answer
 
@@ -85,8 +84,8 @@ async def test_a_node_remembers_its_state_behind_what_is_no_write(rig: Rig) -> N
     assert [state.raft_index for state in machine.states] == [entry.index for entry in later]
     assert len({state.digest for state in machine.states}) == STATES_KEPT
     answer = await rig.desk.on_call(LEADER, "states", b"")
-    incarnation, may_lead, states = msgspec.msgpack.decode(answer, type=tuple[int, bool, list[StateAt]])
-    assert (incarnation, may_lead) == (ME * 10, True)
+    incarnation, states = msgspec.msgpack.decode(answer, type=tuple[int, list[StateAt]])
+    assert incarnation == ME * 10
     assert states == [*machine.states, machine.state_now()]
 
 
@@ -173,7 +172,7 @@ READS: dict[str, Callable[[Rig], Awaitable[object]]] = {
     "inclusion": lambda rig: rig.service.inclusion(0, 1),
     "consistency": lambda rig: rig.service.consistency(1, 1),
     "proof": lambda rig: rig.service.prove("k2"),
-    "receipt": lambda rig: rig.service.receipt(0),
+    "receipt": lambda rig: rig.service.receipt(0, 1),
     "audit query": lambda rig: rig.service.settle(),
 }
 
@@ -211,13 +210,13 @@ async def test_it_never_campaigns(rig: Rig) -> None:
     assert core is not None
     rig.desk.on_message(TimeoutNow(sender=LEADER, sender_incarnation=LEADER * 10, to=ME, term=TERM))
     assert core.state.elections_started == 0
-    _, may_lead, _ = msgspec.msgpack.decode(await rig.desk.on_call(LEADER, "states", b""))
-    assert may_lead is False
+    assert "is not that of the others" in msgspec.msgpack.decode(await rig.desk.on_call(LEADER, UNFITNESS_CALL, b""))
 
 
 async def test_a_leader_hands_over_to_one_that_would_lead(rig: Rig, peers: Peers) -> None:
     wrong = other(own(rig))
-    peers_say(rig, {2: wrong, 3: wrong}, unfit=(3,))
+    peers_say(rig, {2: wrong, 3: wrong})
+    rig.network.unfit = {3: "the disk of node 3 is full"}
     assert await look(rig) == ("diverged",)
     await until(lambda: not rig.driver.can_propose(), "this node to hand over")
     asked = [message.to for message in rig.network.sent if isinstance(message, TimeoutNow)]
@@ -247,7 +246,7 @@ async def test_a_leader_that_nobody_follows_leads_on_takes_no_writes_and_tries_a
 
 
 async def test_it_sends_no_snapshot(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("appliance.node.snapshots.RETRY_S", 0.01)
+    monkeypatch.setattr("appliance.node.snapshots.RETRY_S_MIN", 0.01)
     await applied(rig, put(FIRST), mark(MARK))
     await until(lambda: rig.log_store.durable_index == MARK, "the log to be stored")
     assert await rig.driver.keeper.flushed() == MARK
