@@ -52,8 +52,8 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     "for.",
     Exit.WRONG_LOG: "A checkpoint is of another log than the verifier key's.",
     Exit.WRONG_PROOF: "The proof is for another key, version or value, or it proves nothing.",
-    Exit.WRONG_ENTRIES: "Tiles or entries of the log are withheld, truncated or wrong, or an entry does not follow from those "
-    "before it.",
+    Exit.WRONG_ENTRIES: "Tiles or entries of the log are withheld, truncated or wrong, or an entry does not follow "
+    "from those before it.",
     Exit.SHRUNK: "ALARM: the log has fewer entries than in a checkpoint that was seen before. It was rolled back.",
     Exit.FORKED: "ALARM: the log has signed two trees of which the larger one does not continue the other. It shows "
     "different things to different people, or was rewritten.",
