@@ -10,7 +10,20 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from appliance.cli import audit, cluster, compact, kv, lifecycle, membership, node, recover, status, writes
+from appliance.cli import (
+    audit,
+    cluster,
+    compact,
+    kv,
+    lifecycle,
+    membership,
+    node,
+    recover,
+    resync,
+    scrub,
+    status,
+    writes,
+)
 from appliance.cli.exits import CliError, Exit
 from appliance.cli.output import report
 from appliance.cli.session import Output, open_session
@@ -152,9 +165,11 @@ status.register(app)
 app.add_typer(kv.app, name="kv")
 membership.register(cluster.app)
 recover.register(cluster.app)
+resync.register(cluster.app)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(writes.app, name="writes")
 compact.register(app)
+scrub.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(node.app, name="node")
 
