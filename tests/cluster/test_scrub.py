@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ import apsw
 import pytest
 
 from appliance.ledger.merkle import leaf_hash
-from tests.cluster.harness import Cluster, await_value
-from tests.cluster.test_join import Bundle, bundle
-
-__all__ = ["bundle"]
+from tests.cluster.harness import Cluster, await_value, running_cluster
+from tests.cluster.test_join import Bundle
 
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 VALUE = b"a value that stands nowhere else"
@@ -49,8 +47,8 @@ def settle(cluster: Cluster) -> None:
     assert answer.json()["unsettled"] == []
 
 
-def flip(path: Path, text: bytes, at: int) -> None:
-    """Change one bit of some bytes, and of copies of them that pages have left behind."""
+def flip(path: Path, text: bytes, at: int) -> bytes:
+    """Change one bit of some bytes, and of copies of them that pages have left behind; answers what they are now."""
     data = path.read_bytes()
     place = data.find(text)
     assert place >= 0, f"{text!r} is not in {path}"
@@ -59,6 +57,7 @@ def flip(path: Path, text: bytes, at: int) -> None:
             file.seek(place + at)
             file.write(bytes([data[place + at] ^ 1]))
             place = data.find(text, place + 1)
+    return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
 
 
 def leaf_of(data: Path, leaf_index: int) -> bytes:
@@ -69,22 +68,11 @@ def leaf_of(data: Path, leaf_index: int) -> bytes:
     return bytes(row[0])
 
 
-def flip_value(data: Path) -> None:
-    flip(data / "ledger.db", VALUE, 5)
-
-
-def flip_leaf(data: Path) -> None:
-    flip(data / "ledger.db", b'"key":"key-0200"', 12)
-
-
-def flip_tile(data: Path) -> None:
-    flip(data / "ledger.db", leaf_hash(leaf_of(data, 100)), 5)
-
-
-ON_THE_RUN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a value": (flip_value, "the value of leaf 100 does not match the hash in the leaf"),
-    "a leaf": (flip_leaf, "leaf 200 does not lead to its hash in the tile above"),
-    "a tile": (flip_tile, "tile 0 of level 0 does not lead to the root beside it"),
+# What is changed: bytes of the file, and the place of one among them; and what a scrub says of it.
+ON_THE_RUN: dict[str, tuple[Callable[[Path], bytes], int, str]] = {
+    "a leaf": (lambda _: b'"key":"key-0200"', 12, "leaf 200 does not lead to its hash in the tile above"),
+    "a tile": (lambda data: leaf_hash(leaf_of(data, 100)), 5, "tile 0 of level 0 does not lead to the root beside it"),
+    "a value": (lambda _: VALUE, 5, "the value of leaf 100 does not match the hash in the leaf"),
 }
 
 
@@ -92,14 +80,17 @@ def test_one_byte_of_a_running_nodes_ledger(cluster: Cluster) -> None:
     fill(cluster)
     settle(cluster)
     node = cluster.followers()[0]
+    data = data_of(cluster, node)
     assert scrub(cluster, node)["findings"] == 0
-    expected = []
-    for change, says in ON_THE_RUN.values():
-        change(data_of(cluster, node))
-        expected.append(says)
-        assert set(expected) <= set(scrub(cluster, node)["details"])
-    health = cluster.get(node, "/health").json()
-    assert health["alarms"] == ["writes_paused", "storage_rotten"]
+    for text_of, at, says in ON_THE_RUN.values():
+        changed = flip(data / "ledger.db", text_of(data), at)
+        assert scrub(cluster, node)["details"] == [says]
+        assert cluster.get(node, "/health").json()["alarms"] == ["writes_paused", "storage_rotten"]
+        flip(data / "ledger.db", changed, at)
+        assert scrub(cluster, node)["findings"] == 0
+        assert cluster.get(node, "/health").json()["alarms"] == ["writes_paused"]
+    flip(data / "ledger.db", VALUE, 5)
+    scrub(cluster, node)
     assert 'scribe_integrity_alarm{alarm="storage_rotten"} 1.0' in cluster.get(node, "/metrics/prometheus").text
     answer = cluster.get(node, "/kv/key-0100")
     assert (answer.status_code, answer.json()["code"]) == (500, "verification_failed")
@@ -146,8 +137,6 @@ def test_one_byte_of_a_running_nodes_log(cluster: Cluster) -> None:
 
 
 def test_nodes_scrub_by_themselves(tmp_path: Path) -> None:
-    from tests.cluster.harness import running_cluster
-
     environment = {"SCRIBE_STORAGE__SCRUB_RATE": str(RATE), "SCRIBE_STORAGE__SCRUB_INTERVAL": "1"}
     with running_cluster(tmp_path, environment) as cluster:
         figures = cluster.figures(1)["scrub"]
@@ -156,6 +145,14 @@ def test_nodes_scrub_by_themselves(tmp_path: Path) -> None:
         scrub(cluster, 1)
         await_value(lambda: cluster.figures(1)["scrub"]["number"] >= 3, "the next passes")
         assert cluster.figures(1)["scrub"]["findings"] == 0
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Iterator[Bundle]:
+    bundle = Bundle(tmp_path)
+    bundle.run("up", "--local", "--base-port", str(bundle.base_port))
+    yield bundle
+    bundle.run("down", "--purge", "--yes")
 
 
 @pytest.mark.timeout(300)
