@@ -67,9 +67,12 @@ class LedgerScrub:
         """Check everything."""
         rotten: list[Rot] = []
         contents: Contents | None = None
-        with _named(rotten, "ledger.db cannot be read"), self._file.use() as reader:
-            reader.db.release_memory()  # what an earlier pass has read is to be read again
-            contents = read_contents(reader, self._cluster_id)
+        with _named(rotten, "ledger.db cannot be read"):
+            with self._tree.file.use() as reader:
+                reader.db.release_memory()  # what was read before is to be read again
+            with self._file.use() as reader:
+                reader.db.release_memory()
+                contents = read_contents(reader, self._cluster_id)
         if contents is None:
             yield ScrubSlice(0, 1.0, tuple(rotten))
             return

@@ -44,9 +44,9 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.OUTCOME_UNKNOWN: "The write or change may or may not have taken effect. Read the key, or repeat the command "
     "with the idempotency key that was printed; a change of the cluster can be repeated as it is.",
     Exit.PARTIAL: "Part of it was done: some lines of an import were refused, and are listed with their numbers; some "
-    "nodes were compacted and others not; writes are paused, and the files of some node are not settled.",
-    Exit.DIVERGED: "What was checked does not agree: nodes report other roots for the same tree size, or a proof "
-    "fails.",
+    "nodes were compacted, or scrubbed, and others not; writes are paused, and the files of some node are not settled.",
+    Exit.DIVERGED: "What was checked does not agree: nodes report other roots for the same tree size, a proof "
+    "fails, or a scrub finds what has rotted.",
     Exit.NOT_READY: "The machine is not ready: ports taken, too little disk or memory, files that are not ours.",
     Exit.FORGED: "A checkpoint is not signed as it has to be: by the log's key, and by as many witnesses as were asked "
     "for.",

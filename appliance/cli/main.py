@@ -19,6 +19,8 @@ from appliance.cli import (
     membership,
     node,
     recover,
+    resync,
+    scrub,
     status,
     verify,
     witness,
@@ -165,9 +167,11 @@ status.register(app)
 app.add_typer(kv.app, name="kv")
 membership.register(cluster.app)
 recover.register(cluster.app)
+resync.register(cluster.app)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(writes.app, name="writes")
 compact.register(app)
+scrub.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(verify.app, name="verify")
 app.add_typer(node.app, name="node")

@@ -112,7 +112,7 @@ def replace(
     can be reached is not removed; one whose data are gone comes back by itself, and is only waited for.
     """
     session: Session = ctx.obj
-    held = next((member for member in _look(session) if member.node_id == node_id), None)
+    held = next((member for member in look(session) if member.node_id == node_id), None)
     if held is None and not address:
         raise CliError(
             Exit.USAGE,
@@ -207,7 +207,7 @@ def _until_voter(session: Session, change: MemberChange, waiting: Waiting) -> Me
     role, members = change.role, change.members
     while role == "learner" and time.monotonic() < until_s:
         time.sleep(POLL_S)
-        members = _look(session) or members
+        members = look(session) or members
         member = next((member for member in members if member.node_id == change.node_id), None)
         if member is not None:
             role = "learner" if member.role == "learner" else "voter"
@@ -222,7 +222,7 @@ def _remove(session: Session, node_id: int) -> MemberChange:
         return _change(post(session, "/cluster/nodes/remove", {"node_id": node_id}))
 
 
-def _look(session: Session) -> list[Member]:
+def look(session: Session) -> list[Member]:
     """The members as the leader sees them, else as any node does; none when no node tells.
 
     The leader is asked at the address that the others know, too: a node that was added is not among `--url`.

@@ -78,6 +78,25 @@ def members_of(url: str, session: Session) -> list[dict[str, Any]]:
     return list(found.get("nodes", ())) if isinstance(found, dict) else []
 
 
+def info_of(url: str, session: Session) -> dict[str, Any]:
+    """Ask a node for the cluster as it sees it, itself included; nothing when it does not tell."""
+    return _object_at(url, "/cluster/info", session)
+
+
+def figures_of(url: str, session: Session) -> dict[str, Any]:
+    """Ask a node for its figures; nothing when it does not tell."""
+    return _object_at(url, "/metrics", session)
+
+
+def _object_at(url: str, path: str, session: Session) -> dict[str, Any]:
+    try:
+        status, body = _get(url, path, session, with_key=True)
+        found = msgspec.json.decode(body) if status == 200 else {}
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def probe_all(urls: Sequence[str], session: Session, probe: Callable[[str, Session], _T]) -> list[_T]:
     """Look at all nodes at once. Raises `CliError` when no node is known."""
     if not urls:

@@ -259,6 +259,38 @@ class Compaction(Shape, frozen=True):
     nodes: list[Compacted]
 
 
+class Scrubbed(Shape, frozen=True):
+    """One node of `scrub`: `status` is ok, or the code of the error that kept it from being read back; `details` are
+    the first of its `findings`.
+    """
+
+    url: str
+    status: str
+    error: str | None
+    findings: int | None = None
+    details: list[str] = []
+    bytes_read: int | None = None
+    seconds: float | None = None
+
+
+class Scrubs(Shape, frozen=True):
+    """`scrub`: the nodes in the order in which they were read back."""
+
+    nodes: list[Scrubbed]
+
+
+class Resynced(Shape, frozen=True):
+    """`cluster resync`: the node with its new incarnation. `changed` is false when it was being resynced already."""
+
+    node_id: int
+    url: str
+    role: str
+    changed: bool
+    incarnation_before: str
+    incarnation: str
+    seconds: float
+
+
 class NodeHealth(Shape, frozen=True):
     """One node of `health`; `reasons` say why it is not healthy; figures are null when it does not answer."""
 

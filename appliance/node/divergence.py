@@ -90,7 +90,7 @@ class Divergence:
         if core is None or driver.installing or driver.failure:
             return
         own = {driver.identity.node_id}
-        members = {member.node_id for member in core.state.configuration.members} - own
+        members = {member.node_id for member in core.state.configuration.members} - own - driver.members.parted
         before = machine.state_now()
         await asyncio.gather(*(self._ask(node_id) for node_id in members & driver.network.connected().keys()))
         self._told = {node_id: told for node_id, told in self._told.items() if node_id in members}

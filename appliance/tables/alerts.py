@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 JOB: Final = "scribe-ledger"
+SCRUB_AGE_S_MAX: Final = 14 * 86_400
 _J: Final = f'{{job="{JOB}"}}'
 
 
@@ -275,6 +276,20 @@ ALERTS: Final[Mapping[str, AlertRow]] = {
             "{{ $labels.instance }} keeps {{ $value }} directories of data that it found damaged and got again",
             "See `damaged-*/reason.txt` in its data directory, and look at the disk and the memory of that machine; "
             "then remove these directories.",
+            "Data Corruption",
+        ),
+        AlertRow(
+            "ScrubOverdue",
+            f"time() - (scribe_scrub_last_completed_seconds{_J} > 0"
+            f" or on (job, instance) scribe_start_time_seconds{_J}) > {SCRUB_AGE_S_MAX}\n"
+            f"and on (job, instance)\nscribe_scrub_rate_bytes{_J} > 0",
+            0,
+            Severity.WARNING,
+            "Stored data were not read back for long",
+            "{{ $labels.instance }} has not read all that it stores back for {{ $value | humanizeDuration }}, so that "
+            "what has rotted there would not be known",
+            "`GET /metrics` shows how far the pass is. It takes too long at its rate: raise `[storage] scrub_rate`, or "
+            "run `appliance scrub` when the node has little to do.",
             "Data Corruption",
         ),
         AlertRow(

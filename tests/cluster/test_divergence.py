@@ -7,7 +7,9 @@ from typing import Any
 
 import apsw
 
-from tests.cluster.harness import Cluster, await_value
+from appliance.wiring.node import EXIT_AGAIN
+from tests.cluster.harness import START_S, Cluster, await_value, running_cluster
+from tests.cluster.test_membership import await_voter, incarnation
 
 DETECT_S = 10.0
 
@@ -48,6 +50,21 @@ def wait_quarantined(cluster: Cluster, node: int) -> dict[str, Any]:
     return await_value(find, f"node {node} to be quarantined", DETECT_S)
 
 
+def resynced(cluster: Cluster, node: int) -> None:
+    """Ask a node to get its data again, start it again as a supervisor would, and wait until it votes and serves."""
+    before = incarnation(cluster, node)
+    answer = cluster.client.post(cluster.url(node, "/admin/resync"), json={"incarnation": before}, timeout=60)
+    assert (answer.status_code, answer.json()["changed"]) == (200, True), answer.text
+    assert cluster.processes[node].wait(START_S) == EXIT_AGAIN
+    del cluster.processes[node]
+    cluster.start(node)
+    await_voter(cluster, node)
+    cluster.wait_healthy(node)
+    assert incarnation(cluster, node) != before
+    again = cluster.client.post(cluster.url(node, "/admin/resync"), json={"incarnation": before}, timeout=60)
+    assert (again.status_code, again.json()["changed"]) == (200, False), "asked again, it changes nothing"
+
+
 def test_a_node_that_differs_is_quarantined_and_the_others_serve(cluster: Cluster) -> None:
     node = cluster.followers()[0]
     good = [n for n in cluster.processes if n != node]
@@ -74,7 +91,12 @@ def test_a_node_that_differs_is_quarantined_and_the_others_serve(cluster: Cluste
     cluster.kill(node)
     cluster.start(node)
     cluster.wait_answers(node)
-    wait_quarantined(cluster, node)
+    assert "diverged" in problem(cluster, node)["alarms"], "from its first answer on"
+    assert cluster.get(node, "/kv/k?consistency=stale").json()["code"] == "quarantined"
+    resynced(cluster, node)
+    assert problem(cluster, node)["alarms"] == []
+    assert cluster.get(node, "/kv/k").content == b"three"
+    cluster.agree()
 
 
 def test_a_leader_that_differs_gives_way(cluster: Cluster) -> None:
@@ -88,3 +110,40 @@ def test_a_leader_that_differs_gives_way(cluster: Cluster) -> None:
     await_value(lambda: cluster.leader() in good, "another to lead")
     assert cluster.get(good[0], "/history/k").json()["versions"][0]["version"] == 2
     assert cluster.put(good[0], "k", b"three").status_code == 200
+    resynced(cluster, node)
+    cluster.agree()
+
+
+def test_a_resync_that_would_cost_the_quorum_is_refused(cluster: Cluster) -> None:
+    node, other = cluster.followers()
+    cluster.kill(other)
+    answer = cluster.client.post(cluster.url(node, "/admin/resync"), timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict"), answer.text
+    assert "quorum" in answer.json()["detail"]
+    assert cluster.is_running(node)
+    assert cluster.put(node, "k", b"v").status_code == 200
+    cluster.start(other)
+    cluster.wait_healthy()
+
+
+def test_the_only_voter_keeps_what_it_holds(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, founders=1) as cluster:
+        cluster.put(1, "k", b"v")
+        answer = cluster.client.post(cluster.url(1, "/admin/resync"), timeout=60)
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict"), answer.text
+        assert "only voter" in answer.json()["detail"]
+        assert cluster.get(1, "/kv/k").content == b"v"
+
+
+def test_two_that_differ_with_the_third_away_say_so_until_it_is_back(cluster: Cluster) -> None:
+    node, away = cluster.followers()
+    falsify(cluster, node)
+    cluster.kill(away)
+    good = cluster.leader()
+    assert cluster.put(good, "k", b"two").status_code == 200
+    for one in (node, good):
+        await_value(lambda one=one: "divergence_seen" in problem(cluster, one)["alarms"], f"node {one} to say so")
+    assert cluster.get(good, "/kv/k").status_code == 200, "nobody is known to be wrong"
+    cluster.start(away)
+    wait_quarantined(cluster, node)
+    await_value(lambda: problem(cluster, good)["alarms"] == [], "the majority to be known")

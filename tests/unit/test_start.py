@@ -273,3 +273,22 @@ def test_a_start_that_is_cut_while_it_sets_aside_is_finished_by_the_next(
     assert started.identity.incarnation != IDENTITY.incarnation
     kept = set().union(*home.kept())
     assert {"raft.db", "ledger.db"} <= kept
+
+
+def test_what_was_given_up_by_an_operator_is_set_aside_and_nothing_of_it_is_remembered(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    held = DataDirectory(tmp_path)
+    held.standing.note_divergence("its state was wrong")
+    held.close()
+    assert home.start().identity == IDENTITY
+    held = DataDirectory(tmp_path)
+    assert held.standing.diverged, "a start alone does not end that"
+    held.standing.condemn("an operator has asked for it")
+    held.close()
+    started = home.start()
+    assert (started.lost, started.last_index, started.applied_index) == (True, 0, 0)
+    assert started.identity.incarnation != IDENTITY.incarnation
+    assert len(home.kept()) == 1
+    held = DataDirectory(tmp_path)
+    assert (held.standing.condemned, held.standing.diverged) == ("", "")
+    held.close()

@@ -153,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/cluster/nodes" and self.owner.roster is not None:
             self._answer(200, json.dumps({"nodes": self.owner.roster.look()}).encode(), {})
             return
+        if path == "/cluster/info" and self.owner.roster is not None:
+            self._answer(200, json.dumps(self.owner.roster.info()).encode(), {})
+            return
         behaviour = self.owner.next_behaviour()
         if behaviour == "cut-before":
             self._cut()

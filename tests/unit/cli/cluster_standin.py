@@ -37,6 +37,7 @@ class Roster:
         self.looks = looks
         self.unsettled = list(unsettled)
         self.refuse: dict[str, str] = {}
+        self.resynced = False
         self.asked: list[tuple[str, Row]] = []
         self._lock = threading.Lock()
 
@@ -48,6 +49,11 @@ class Roster:
                 for member in self.members.values():
                     member["role"] = "voter"
             return list(self.members.values())
+
+    def info(self) -> Row:
+        """What node 1 says of itself: another incarnation once it was resynced."""
+        me = self.members[1]
+        return {"node_id": 1, "role": me["role"], "incarnation": f"{9 if self.resynced else 1:016x}"}
 
     def change(self, path: str, asked: Row) -> tuple[str, Row]:
         """Carry out a change: an error code or its answer."""
@@ -73,6 +79,11 @@ class Roster:
                 return self._paused("2026-11-23T19:40:31.123456Z")
             case "/admin/resume-writes":
                 return self._paused(None)
+            case "/admin/scrub":
+                return {"number": 4, "running": True}
+            case "/admin/resync":
+                self.resynced = True
+                return {"node_id": 1, "changed": True, "incarnation": f"{1:016x}"}
             case "/admin/compact":
                 figures = ("snapshot_index", "entries_dropped", "log_bytes_before", "log_bytes_after")
                 return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -26,7 +26,8 @@ PAUSE, COMPACT = "/admin/pause-writes", "/admin/compact"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("appliance.cli.membership.POLL_S", 0.01)
+    for module in ("membership", "scrub", "resync"):
+        monkeypatch.setattr(f"appliance.cli.{module}.POLL_S", 0.01)
 
 
 def run(*words: str) -> Result:
@@ -255,9 +256,105 @@ class TestCompact:
         assert run("compact", "--all", "--node", "h:1", "--url", "h:1").exit_code == Exit.USAGE
 
 
+def scrubbed(**figures: Any) -> dict[str, Any]:
+    """What a node shows of a pass that is over."""
+    whole = {
+        "running": False,
+        "number": 4,
+        "share": 1.0,
+        "bytes_read": str(2**60),
+        "findings": 0,
+        "details": [],
+        "seconds": 2.5,
+    }
+    return {"scrub": {**whole, **figures}}
+
+
+class TestScrub:
+    def test_the_first_node_is_read_back_and_waited_for(self, start_node: StartNode) -> None:
+        first = start_node(roster=(roster := Roster()), figures=scrubbed())
+        second = start_node(roster=Roster())
+        result = run("scrub", "--rate", "70000", "--url", f"{first.url},{second.url}", "-o", "json")
+        (node,) = read(result, shapes.Scrubs).nodes
+        assert (node.url, node.status, node.findings, node.bytes_read) == (first.url, "ok", 0, 2**60)
+        assert roster.asked == [("/admin/scrub", {"rate": 70000})]
+        assert second.requests == []
+
+    def test_what_has_rotted_is_named_and_a_code_of_its_own(self, start_node: StartNode) -> None:
+        figures = scrubbed(findings=1, details=["log entry 7 does not match its checksum"])
+        url = start_node(roster=Roster(), figures=figures).url
+        result = run("scrub", "--url", url)
+        assert result.exit_code == Exit.DIVERGED
+        assert "log entry 7 does not match its checksum" in result.stderr
+        assert "cluster resync" in result.stderr
+
+    def test_all_of_them_and_one_that_fails_does_not_keep_the_others(self, start_node: StartNode) -> None:
+        first, last = start_node(always="conflict", roster=Roster()), start_node(roster=Roster(), figures=scrubbed())
+        result = run("scrub", "--all", "--url", f"{first.url},{last.url}", "-o", "json")
+        assert result.exit_code == Exit.PARTIAL
+        nodes = msgspec.json.decode(result.stdout_bytes)["nodes"]
+        assert [node["status"] for node in nodes] == ["conflict", "ok"]
+
+    def test_a_node_that_was_started_anew_says_nothing_of_the_pass(self, start_node: StartNode) -> None:
+        result = run("scrub", "--url", start_node(roster=Roster(), figures=scrubbed(number=0)).url, "-o", "json")
+        assert result.exit_code == Exit.UNAVAILABLE
+        assert "started anew" in error(result).detail
+
+    def test_one_and_all_exclude_each_other(self) -> None:
+        assert run("scrub", "--all", "--node", "h:1", "--url", "h:1").exit_code == Exit.USAGE
+
+
+class TestResync:
+    HEALTH: ClassVar[dict[str, Any]] = {
+        "status": "ok",
+        "node_id": 1,
+        "role": "follower",
+        "leader_id": 2,
+        "term": 1,
+        "commit_index": 1,
+        "applied_index": 1,
+        "lag": 0,
+        "alarms": [],
+    }
+
+    def test_it_waits_until_the_node_is_back_as_another_and_votes(self, start_node: StartNode) -> None:
+        node = start_node(roster=(roster := Roster(looks=2)), health=self.HEALTH)
+        done = read(run("cluster", "resync", "1", "--url", node.url, "-o", "json"), shapes.Resynced)
+        assert (done.node_id, done.role, done.changed, done.url) == (1, "voter", True, node.url)
+        assert (done.incarnation_before, done.incarnation) == (f"{1:016x}", f"{9:016x}")
+        assert roster.asked == [("/admin/resync", {"incarnation": f"{1:016x}"})]
+
+    def test_a_refusal_says_why(self, start_node: StartNode) -> None:
+        roster = Roster()
+        roster.refuse["/admin/resync"] = "conflict"
+        result = run("cluster", "resync", "1", "--url", start_node(roster=roster, health=self.HEALTH).url)
+        assert result.exit_code == Exit.CONFLICT
+
+    def test_one_that_is_catching_up_is_only_waited_for(self, start_node: StartNode) -> None:
+        roster = Roster(row(1, "learner"), row(2), row(3), looks=2)
+        url = start_node(roster=roster, health=self.HEALTH).url
+        done = read(run("cluster", "resync", "1", "--url", url, "-o", "json"), shapes.Resynced)
+        assert (done.changed, done.role, roster.asked) == (False, "voter", [])
+
+    def test_one_that_does_not_come_back_is_told(self, start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("appliance.cli.resync.COMES_BACK_S_MAX", 0.05)
+        roster = Roster()
+        monkeypatch.setattr(roster, "info", lambda: {"node_id": 1, "role": "voter", "incarnation": f"{1:016x}"})
+        result = run("cluster", "resync", "1", "--url", start_node(roster=roster, health=self.HEALTH).url, "-o", "json")
+        assert result.exit_code == Exit.UNAVAILABLE
+        assert "start it" in error(result).hint
+
+    def test_a_node_that_nobody_knows_is_not_found(self, start_node: StartNode) -> None:
+        url = start_node(roster=Roster(), health=self.HEALTH).url
+        assert run("cluster", "resync", "7", "--url", url).exit_code == Exit.NOT_FOUND
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("scrub", "--rate", "1"),
+        ("cluster", "resync"),
+        ("cluster", "resync", "0"),
         ("cluster", "add", "4"),
         ("cluster", "add", "0", "h:1"),
         ("cluster", "add", "65536", "h:1"),

@@ -296,7 +296,7 @@ def test_nothing_slow_is_imported_for_a_kv_get(tmp_path: Path) -> None:
 def test_help_names_every_verb() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    verbs = "up down ps logs status health kv cluster writes compact audit verify node init render"
+    verbs = "up down ps logs status health kv cluster writes compact scrub audit verify node init render"
     for verb in verbs.split():
         assert re.search(rf"│ {verb} ", result.stdout), verb
 

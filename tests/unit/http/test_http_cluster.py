@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 
 ADD, REMOVE, TRANSFER = "/cluster/nodes/add", "/cluster/nodes/remove", "/cluster/leader/transfer"
 PAUSE, RESUME, COMPACT = "/admin/pause-writes", "/admin/resume-writes", "/admin/compact"
+SCRUB, RESYNC = "/admin/scrub", "/admin/resync"
 NEW = {"node_id": 4, "address": "10.0.1.13:8004"}
 
 
@@ -125,8 +126,43 @@ class TestAdmin:
             "seconds": 1.235,
         }
 
+    @pytest.mark.parametrize(
+        ("path", "body", "asked"),
+        [
+            (SCRUB, None, ("scrub", 16 * 2**20, True)),
+            (SCRUB + "?wait=false", {"rate": 2**16}, ("scrub", 2**16, False)),
+        ],
+    )
+    async def test_what_a_node_stores_is_read_back(
+        self, rig: Rig, path: str, body: Any, asked: tuple[Any, ...]
+    ) -> None:
+        assert (await post(rig, path, body)).json() == {
+            "status": "ok",
+            "running": not asked[2],
+            "number": 3,
+            "rate": asked[1],
+            "share": 0.25,
+            "bytes_read": str(2**60),
+            "findings": 1,
+            "details": ["leaf 3"],
+            "completed_at": None,
+            "seconds": 0.0,
+        }
+        assert rig.node.asked == [asked]
+
+    @pytest.mark.parametrize(("body", "asked"), [(None, None), ({"incarnation": "000000000000000a"}, 10)])
+    async def test_a_node_gets_its_data_again(self, rig: Rig, body: Any, asked: int | None) -> None:
+        answer = (await post(rig, RESYNC, body)).json()
+        assert answer == {"status": "ok", "node_id": 1, "changed": asked is None, "incarnation": "0000000000000007"}
+        assert rig.node.asked == [("resync", asked)]
+
 
 REFUSED = [
+    (SCRUB, {"rate": 2**16 - 1}, "rate is from 65536"),
+    (SCRUB, {"rate": "fast"}, "$.rate"),
+    (SCRUB + "?wait=maybe", None, "wait"),
+    (RESYNC, {"incarnation": "7"}, "16 hex digits"),
+    (RESYNC, {"node_id": 2}, "`node_id`"),
     (ADD, b"", "node_id"),
     (ADD, b"{", "cannot be read"),
     (ADD, b"[]", "`array`"),

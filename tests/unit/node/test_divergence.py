@@ -300,3 +300,25 @@ async def test_the_leader_gives_an_index_to_compare_at_when_writes_leave_no_leaf
     core = rig.driver.core
     assert core is not None
     assert core.state.log.last_index == machine.applied_index
+
+
+async def test_a_restart_changes_nothing(rig: Rig) -> None:
+    """It is noted beside the log, so that nothing is told before the others were asked."""
+    await applied(rig, put(FIRST), mark(MARK))
+    await quarantine(rig)
+    detail = rig.driver.quarantine
+    assert rig.data.standing.diverged == detail
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
+    rig.data.close()
+    again = Rig(rig.directory)
+    await again.driver.start()
+    try:
+        assert again.driver.quarantine == detail
+        assert health_of(again.driver).alarms == ("diverged",)
+        assert again.driver.core is not None
+        assert not again.driver.core.state.may_campaign
+        assert await code_of(again.service.read("k2", linearizable=False)) == "quarantined"
+        again.driver.fitness.divergence.replaced()
+        assert again.data.standing.diverged == ""
+    finally:
+        await asyncio.wait_for(again.driver.stop(), WAIT_S)

@@ -43,6 +43,15 @@ USED_BY_NOBODY = {
         ),
         "read by who runs a compaction, while it runs (the runbook's `Database Compaction`)",
     ),
+    **dict.fromkeys(
+        (
+            "scribe_scrub_progress",
+            "scribe_scrub_findings",
+            "scribe_scrub_bytes_total",
+            "scribe_scrub_last_duration_seconds",
+        ),
+        "read by who runs a scrub; what it finds is an alarm, and ScrubOverdue says when none comes to an end",
+    ),
     "scribe_idempotency_keys": "read when new idempotency keys are refused; that error has its own code in Error rate",
 }
 
