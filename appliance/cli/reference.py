@@ -27,8 +27,8 @@ changes of the cluster, which come to the same when they are carried out twice, 
 out. A write or change that may have been carried out ends with exit code 7.
 
 Commands that wait for other nodes or the disk (`cluster add`, `remove`, `replace`, `resync`, `transfer`, `writes`,
-`compact`, `scrub`) say on standard error how long they have been waiting. For them `--timeout` says until when a request
-may be sent again; an answer under way is waited for.
+`compact`, `scrub`) say on standard error how long they have been waiting. For them `--timeout` says until when a
+request may be sent again; an answer under way is waited for.
 """
 _TYPE_WORDS: Final = {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any"}
 

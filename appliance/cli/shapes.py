@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, field
 
 from appliance.cli.proof_shapes import LogVerified, NodeVerified, ProvenLeaf, Verified, VerifyCheck
 from appliance.cli.shape import Shape
@@ -268,7 +268,7 @@ class Scrubbed(Shape, frozen=True):
     status: str
     error: str | None
     findings: int | None = None
-    details: list[str] = []
+    details: list[str] = field(default_factory=list)
     bytes_read: int | None = None
     seconds: float | None = None
 

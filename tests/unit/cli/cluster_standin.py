@@ -79,12 +79,19 @@ class Roster:
                 return self._paused("2026-11-23T19:40:31.123456Z")
             case "/admin/resume-writes":
                 return self._paused(None)
+            case "/admin/scrub" | "/admin/resync" | "/admin/compact":
+                return self._work(path)
+        raise AssertionError(path)
+
+    def _work(self, path: str) -> Row:
+        """What one node does to its own data."""
+        match path:
             case "/admin/scrub":
                 return {"number": 4, "running": True}
             case "/admin/resync":
                 self.resynced = True
                 return {"node_id": 1, "changed": True, "incarnation": f"{1:016x}"}
-            case "/admin/compact":
+            case _:
                 figures = ("snapshot_index", "entries_dropped", "log_bytes_before", "log_bytes_after")
                 return {
                     **dict.fromkeys(figures, 2048),
@@ -92,7 +99,6 @@ class Roster:
                     "ledger_bytes_after": 4096,
                     "seconds": 1.5,
                 }
-        raise AssertionError(path)
 
     def _changed(self, node_id: Any, role: str, changed: bool) -> Row:
         members = list(self.members.values())

@@ -56,7 +56,7 @@ class ClusterCalls:
     async def scrub(self, rate: int, *, wait: bool) -> ScrubFigures:
         await self._change("scrub", rate, wait)
         return ScrubFigures(
-            running=not wait, number=3, rate=rate, share=0.25, bytes_read=2**60, findings=1, details=("x",)
+            running=not wait, number=3, rate=rate, share=0.25, bytes_read=2**60, findings=1, details=("leaf 3",)
         )
 
     async def resync(self, incarnation: int | None) -> ResyncAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -302,8 +303,10 @@ async def test_the_leader_gives_an_index_to_compare_at_when_writes_leave_no_leaf
     assert core.state.log.last_index == machine.applied_index
 
 
-async def test_a_restart_changes_nothing(rig: Rig) -> None:
+async def test_a_restart_changes_nothing(tmp_path: Path) -> None:
     """It is noted beside the log, so that nothing is told before the others were asked."""
+    rig = Rig(tmp_path)
+    await rig.driver.start()
     await applied(rig, put(FIRST), mark(MARK))
     await quarantine(rig)
     detail = rig.driver.quarantine

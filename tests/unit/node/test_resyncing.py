@@ -120,10 +120,10 @@ async def test_the_leader_refuses_where_too_few_would_be_left(rig: Rig, peers: P
             send(message)
 
     rig.network.on_send = without_node_2
+    asking = asyncio.create_task(rig.desk.on_call(3, "member.step_aside", msgspec.msgpack.encode([3])))
+    await asyncio.sleep(0.5)  # heartbeats that node 2 does not answer
+    rig.clock.ahead_s += 61
     with pytest.raises(ApplianceError) as caught:
-        asking = asyncio.create_task(rig.desk.on_call(3, "member.step_aside", msgspec.msgpack.encode([3])))
-        await asyncio.sleep(0.5)  # heartbeats that node 2 does not answer
-        rig.clock.ahead_s += 61
         await asyncio.wait_for(asking, WAIT_S)
     assert caught.value.code == "conflict"
     assert "quorum" in caught.value.detail
