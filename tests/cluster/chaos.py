@@ -70,6 +70,16 @@ def await_back(cluster: Cluster, node: int, before: str) -> None:
     cluster.wait_healthy(node)
 
 
+def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "") -> None:
+    """Until a node is a voter, under another incarnation than the one that is named, as another node has it."""
+
+    def is_back() -> bool:
+        role, now = incarnation(cluster, through, node)
+        return role == "voter" and now != other_than
+
+    await_value(is_back, f"node {node} to be a voter", BACK_S)
+
+
 @dataclass(slots=True)
 class Chaos:
     """A run over one cluster.

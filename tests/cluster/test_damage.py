@@ -12,22 +12,14 @@ import apsw
 import pytest
 
 from appliance.adapters.sqlite import PAGE_BYTES
-from tests.cluster.chaos import incarnation
+from tests.cluster.chaos import await_voter, incarnation
 from tests.cluster.harness import Cluster, await_value, running_cluster
 from tests.cluster.recovering import data_of, reasons, recovered
-from tests.cluster.test_membership import CHANGE_S, check, voters
+from tests.cluster.test_membership import check, voters
 from tests.cluster.writer import Writer
 
 FRAME_BYTES = 24 + PAGE_BYTES
 WAL_HEADER_BYTES = 32
-
-
-def await_voter(cluster: Cluster, through: int, node: int, other_than: str = "") -> None:
-    def is_back() -> bool:
-        role, now = incarnation(cluster, through, node)
-        return role == "voter" and now != other_than
-
-    await_value(is_back, f"node {node} to be a voter", CHANGE_S)
 
 
 def kept(cluster: Cluster, node: int) -> list[Path]:

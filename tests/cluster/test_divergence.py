@@ -8,8 +8,8 @@ from typing import Any
 import apsw
 
 from appliance.wiring.node import EXIT_AGAIN
+from tests.cluster.chaos import await_voter, incarnation
 from tests.cluster.harness import START_S, Cluster, await_value, running_cluster
-from tests.cluster.test_membership import await_voter, incarnation
 
 DETECT_S = 10.0
 
@@ -52,15 +52,15 @@ def wait_quarantined(cluster: Cluster, node: int) -> dict[str, Any]:
 
 def resynced(cluster: Cluster, node: int) -> None:
     """Ask a node to get its data again, start it again as a supervisor would, and wait until it votes and serves."""
-    before = incarnation(cluster, node)
+    before = incarnation(cluster, node, node)[1]
     answer = cluster.client.post(cluster.url(node, "/admin/resync"), json={"incarnation": before}, timeout=60)
     assert (answer.status_code, answer.json()["changed"]) == (200, True), answer.text
     assert cluster.processes[node].wait(START_S) == EXIT_AGAIN
     del cluster.processes[node]
     cluster.start(node)
-    await_voter(cluster, node)
+    await_voter(cluster, node, node, other_than=before)
     cluster.wait_healthy(node)
-    assert incarnation(cluster, node) != before
+    assert incarnation(cluster, node, node)[1] != before
     again = cluster.client.post(cluster.url(node, "/admin/resync"), json={"incarnation": before}, timeout=60)
     assert (again.status_code, again.json()["changed"]) == (200, False), "asked again, it changes nothing"
 
