@@ -54,8 +54,10 @@ class PeerDesk:
             hello = msgspec.msgpack.decode(answer, type=Hello)
         except (ApplianceError, msgspec.MsgspecError):
             return
-        if hello.identity.node_id == node_id:
-            self.on_hello(hello)
+        known = self._driver.members.hellos.get(node_id)
+        if hello.identity.node_id == node_id and known is not None:
+            # What a node's program is able to do is told when a link is made, and not again.
+            self.on_hello(msgspec.structs.replace(hello, features=known.features))
 
     async def _serve_hello(self, sender_node_id: int, body: bytes) -> bytes:
         return msgspec.msgpack.encode(self.hello())
