@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 
-from appliance.cli.exits import CliError, Exit
+from appliance.cli.node_by_node import AllOption, NodeOption, chosen_nodes, each_in_turn, some_failed
 from appliance.cli.output import emit, size_text
 from appliance.cli.progress import Waiting
-from appliance.cli.session import Session, parse_urls
+from appliance.cli.session import Session
 from appliance.cli.shapes import Compacted, Compaction
 
 ANSWER_TIMEOUT_S: Final = 3600.0  # it reads and writes all of a ledger of some gigabytes
@@ -25,8 +25,8 @@ def register(app: typer.Typer) -> None:
 def compact(
     ctx: typer.Context,
     *,
-    node: Annotated[str, typer.Option(help="URL of the node; by default the first one of --url.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="All nodes of --url, each in turn.")] = False,
+    node: NodeOption = "",
+    every: AllOption = False,
 ) -> None:
     """Compact a node: drop what its ledger file covers from its Raft log, and give space back; writes go on.
 
@@ -34,36 +34,14 @@ def compact(
     8 when some nodes were compacted and others not.
     """
     session: Session = ctx.obj
-    if node and every:
-        raise CliError(Exit.USAGE, "--node and --all exclude each other", hint="give one of them", code="usage")
-    urls = parse_urls(node) or session.urls
-    chosen = urls if every else urls[:1]
-    if not chosen:
-        raise CliError(
-            Exit.USAGE,
-            "no node is known",
-            hint="start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)",
-            code="usage",
-        )
-    done: list[Compacted] = []
-    failures: list[CliError] = []
-    for url in chosen:
-        try:
-            done.append(_compact(session, url))
-        except CliError as error:
-            failures.append(error)
-            done.append(Compacted(url=url, status=error.code, error=error.message))
-    if len(failures) == len(chosen):
-        raise failures[0]
+    done, failures = each_in_turn(
+        chosen_nodes(session, node, every=every),
+        lambda url: _compact(session, url),
+        lambda url, error: Compacted(url=url, status=error.code, error=error.message),
+    )
     emit(session, Compaction(nodes=done), columns=COLUMNS, table=map(_row, done))
     if failures:
-        raise CliError(
-            Exit.PARTIAL,
-            f"{len(failures)} of {len(chosen)} nodes were not compacted",
-            hint="`appliance compact --node URL` for each of them, when it answers",
-            code=failures[0].code,
-            retryable=True,
-        )
+        raise some_failed(failures, len(done), "not compacted", "appliance compact")
 
 
 def _compact(session: Session, url: str) -> Compacted:

@@ -11,10 +11,11 @@ import msgspec
 import typer
 
 from appliance.cli.exits import CliError, Exit
+from appliance.cli.node_by_node import AllOption, NodeOption, chosen_nodes, each_in_turn, some_failed
 from appliance.cli.output import emit, say, size_text
 from appliance.cli.probing import figures_of
 from appliance.cli.progress import Waiting
-from appliance.cli.session import Session, parse_urls
+from appliance.cli.session import Session
 from appliance.cli.shapes import Scrubbed, Scrubs
 
 RATE_DEFAULT: Final = 16 * 1024 * 1024
@@ -32,8 +33,8 @@ def register(app: typer.Typer) -> None:
 def scrub(
     ctx: typer.Context,
     *,
-    node: Annotated[str, typer.Option(help="URL of the node; by default the first one of --url.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="All nodes of --url, each in turn.")] = False,
+    node: NodeOption = "",
+    every: AllOption = False,
     rate: Annotated[int, typer.Option(help="Bytes a second that are read at most.", min=RATE_MIN)] = RATE_DEFAULT,
 ) -> None:
     """Have a node read back all that it stores, now, and wait: leaves, values, tiles, heads, log, audit segments.
@@ -42,27 +43,11 @@ def scrub(
     is named, is an alarm of the node from then on, and exit code 9; `appliance cluster resync` gets it from the others.
     """
     session: Session = ctx.obj
-    if node and every:
-        raise CliError(Exit.USAGE, "--node and --all exclude each other", hint="give one of them", code="usage")
-    urls = parse_urls(node) or session.urls
-    chosen = urls if every else urls[:1]
-    if not chosen:
-        raise CliError(
-            Exit.USAGE,
-            "no node is known",
-            hint="start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)",
-            code="usage",
-        )
-    done: list[Scrubbed] = []
-    failures: list[CliError] = []
-    for url in chosen:
-        try:
-            done.append(_scrub(session, url, rate))
-        except CliError as error:
-            failures.append(error)
-            done.append(Scrubbed(url=url, status=error.code, error=error.message))
-    if len(failures) == len(chosen):
-        raise failures[0]
+    done, failures = each_in_turn(
+        chosen_nodes(session, node, every=every),
+        lambda url: _scrub(session, url, rate),
+        lambda url, error: Scrubbed(url=url, status=error.code, error=error.message),
+    )
     emit(session, Scrubs(nodes=done), columns=COLUMNS, table=map(_row, done))
     for one in done:
         for detail in one.details:
@@ -80,13 +65,7 @@ def _judge(done: list[Scrubbed], failures: list[CliError]) -> None:
             code="storage_rotten",
         )
     if failures:
-        raise CliError(
-            Exit.PARTIAL,
-            f"{len(failures)} of {len(done)} nodes were not read back",
-            hint="`appliance scrub --node URL` for each of them, when it answers",
-            code=failures[0].code,
-            retryable=True,
-        )
+        raise some_failed(failures, len(done), "not read back", "appliance scrub")
 
 
 def _scrub(session: Session, url: str, rate: int) -> Scrubbed:
