@@ -5,23 +5,30 @@ A private key is one line of text, as Go's sumdb/note writes it: `PRIVATE+KEY+<n
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from appliance.adapters.sqlite import sync_directory
 from appliance.ledger.canonical import read_base64, write_base64
+from appliance.ledger.checkpoint import RECOVERED
 from appliance.ledger.note import SignatureType, VerifierKey, VerifierKeyError, make_verifier_key
 
 SEED_BYTES: Final = 32
 KEY_FILE_BYTES_MAX: Final = 4096
 
 _TEXT_START: Final = "PRIVATE+KEY+"
+_RECOVERY_BYTES: Final = 8
+_RECOVERY_INFO: Final = b"scribe-ledger: key of a log that was recovered\0"
 
 
 class SigningKeyError(Exception):
@@ -45,6 +52,26 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Sign a message: an `Ed25519Sign`."""
         return self._private_key.sign(message)
+
+    def after(self, recoveries: Sequence[int]) -> SigningKey:
+        """The key of the log that this one became by recoveries; this key itself without any.
+
+        Whoever has this key comes to the same one: its seed is HKDF-SHA256 (RFC 5869) of this one's, and nobody can
+        tell from the one what the other is. Its name is this one's, and how many recoveries of which there were.
+
+        Args:
+            recoveries: the numbers that stand for them (`Configuration.recoveries`), oldest first.
+        """
+        if not recoveries:
+            return self
+        numbers = b"".join(number.to_bytes(_RECOVERY_BYTES) for number in recoveries)
+        seed = HKDF(SHA256(), SEED_BYTES, salt=None, info=_RECOVERY_INFO + numbers)
+        mark = hashlib.sha256(numbers).hexdigest()[: 2 * _RECOVERY_BYTES]
+        return SigningKey(
+            f"{self.verifier_key.name}{RECOVERED}{len(recoveries)}-{mark}",
+            self.verifier_key.signature_type,
+            seed.derive(self._private_key.private_bytes_raw()),
+        )
 
     def to_text(self) -> str:
         """The private key as text, without a newline. Whoever has it can sign."""

@@ -26,6 +26,8 @@ from appliance.adapters.sqlite import StepHook, no_hook, sync_directory
 from appliance.adapters.standing import StandingFile
 from appliance.adapters.whole_file import from_os_error, write_whole
 from appliance.node.ports import (
+    LEDGER_NAME,
+    LOG_NAME,
     DiskFull,
     Identity,
     IdentityCheck,
@@ -34,8 +36,6 @@ from appliance.node.ports import (
     StorageFailed,
 )
 
-RAFT_FILE: Final = "raft.db"
-LEDGER_FILE: Final = "ledger.db"
 AUDIT_DIRECTORY: Final = "audit"
 IDENTITY_FILE: Final = "identity.json"
 LOCK_FILE: Final = "lock"
@@ -124,26 +124,26 @@ class DataDirectory:
         return self._replaced(identity, reason) if reason else IdentityCheck(IdentityStatus.OK, identity)
 
     def _check_without_identity(self) -> IdentityCheck:
-        found = [name for name in (RAFT_FILE, LEDGER_FILE) if (self.path / name).exists()]
+        found = [name for name in (LOG_NAME, LEDGER_NAME) if (self.path / name).exists()]
         if not found and not self.standing.has_held:
             return IdentityCheck(IdentityStatus.FRESH)
         there = f", but {found[0]} is there" if found else ""
         return self._replaced(None, f"{IDENTITY_FILE} is missing{there}.")
 
     def _replaced(self, identity: Identity | None, reason: str) -> IdentityCheck:
-        return IdentityCheck(IdentityStatus.REPLACED, identity, reason, lost=not (self.path / RAFT_FILE).exists())
+        return IdentityCheck(IdentityStatus.REPLACED, identity, reason, lost=not (self.path / LOG_NAME).exists())
 
     def _difference(self, file: _IdentityFile) -> str:
         try:
-            inode, birth_ns = _file_mark(self.path / RAFT_FILE)
+            inode, birth_ns = _file_mark(self.path / LOG_NAME)
         except FileNotFoundError:
-            return f"{RAFT_FILE} is missing."
+            return f"{LOG_NAME} is missing."
         except OSError as error:
-            raise StorageFailed(f"{self.path / RAFT_FILE} cannot be looked at: {error}") from error
+            raise StorageFailed(f"{self.path / LOG_NAME} cannot be looked at: {error}") from error
         if str(inode) != file.raft_inode:
-            return f"{RAFT_FILE} is another file than the one this identity was written for (its inode differs)."
+            return f"{LOG_NAME} is another file than the one this identity was written for (its inode differs)."
         if birth_ns and file.raft_birth_ns != "0" and str(birth_ns) != file.raft_birth_ns:
-            return f"{RAFT_FILE} is another file than the one this identity was written for (it was made later)."
+            return f"{LOG_NAME} is another file than the one this identity was written for (it was made later)."
         return ""
 
     def write(self, identity: Identity) -> None:
@@ -154,7 +154,7 @@ class DataDirectory:
         """
         path = self.path / IDENTITY_FILE
         try:
-            inode, birth_ns = _file_mark(self.path / RAFT_FILE)
+            inode, birth_ns = _file_mark(self.path / LOG_NAME)
         except OSError as error:
             raise from_os_error(path, error) from error
         file = _IdentityFile(
@@ -174,7 +174,7 @@ class DataDirectory:
         """
         if not ledger_only:
             self.standing.note_loss()
-        names = (LEDGER_FILE, AUDIT_DIRECTORY) if ledger_only else (RAFT_FILE, LEDGER_FILE, AUDIT_DIRECTORY)
+        names = (LEDGER_NAME, AUDIT_DIRECTORY) if ledger_only else (LOG_NAME, LEDGER_NAME, AUDIT_DIRECTORY)
         return set_aside(self.path, names, reason, datetime.now(UTC), self._step)
 
     def kept(self) -> int:

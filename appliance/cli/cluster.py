@@ -29,6 +29,10 @@ def info(ctx: typer.Context) -> None:
         emit_json(answer)
         return
     emit_table(("figure", "value"), [(name, value) for name, value in answer.items() if not isinstance(value, list)])
+    if len(answer.get("key_history") or ()) > 1:
+        emit_table(
+            ("keys of this log, the first one first; the last one signs",), [(k,) for k in answer["key_history"]]
+        )
     if "members" in answer:
         emit_table(COLUMNS, map(member_row, read_members(answer["members"])))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,8 +29,9 @@ from appliance.cli.init_files import (
     write_file,
 )
 from appliance.cli.output import say
-from appliance.cli.session import Session
-from appliance.ledger.note import SignatureType, format_verifier_key
+from appliance.cli.session import VERIFIER_KEY_VARIABLE, Session
+from appliance.ledger.checkpoint import is_recovery
+from appliance.ledger.note import SignatureType, VerifierKeyError, format_verifier_key, parse_verifier_key
 from appliance.tables.roles import Role
 
 PEER_PORT_OFFSET: Final = 1000  # a node's peer port, seen from its client port (interface.md)
@@ -98,8 +100,8 @@ def initialise_local(
     urls = tuple(f"http://127.0.0.1:{ports[number]}" for number in numbers)
     cluster_id = ensure_secret(root / "cluster.id", 16)
     ensure_secret(root / "cluster.secret", 32)
-    verifier_key = ensure_log_key(root / LOG_KEY_FILE, cluster_id)
-    ensure_credentials(root, {"APPLIANCE_URL": ",".join(urls), "APPLIANCE_VERIFIER_KEY": verifier_key})
+    verifier_key = ensure_verifier_key(root, cluster_id)
+    ensure_credentials(root, {"APPLIANCE_URL": ",".join(urls), VERIFIER_KEY_VARIABLE: verifier_key})
     known = [number for number in founding if number in numbers] or list(numbers)
     configs = []
     for number in numbers:
@@ -160,7 +162,7 @@ def initialise_stack(directory: Path, *, urls: Sequence[str], joining: Sequence[
         operator,
         {
             "APPLIANCE_URL": ",".join(urls),
-            "APPLIANCE_VERIFIER_KEY": ensure_log_key(operator / LOG_KEY_FILE, cluster_id),
+            VERIFIER_KEY_VARIABLE: ensure_verifier_key(operator, cluster_id),
             "GRAFANA_ADMIN_PASSWORD": passwords["grafana"],
             "ELASTIC_PASSWORD": passwords["elastic"],
         },
@@ -253,14 +255,21 @@ def ensure_secret(path: Path, size_bytes: int) -> str:
     return path.read_text(encoding="ascii").strip()
 
 
-def ensure_log_key(path: Path, cluster_id: str) -> str:
-    """Answer the verifier key of the log, making its private key when the file is not there. Raises `CliError`."""
+def ensure_verifier_key(root: Path, cluster_id: str) -> str:
+    """Answer the verifier key of the log, making its private key when the file is not there. Where `credentials.env`
+    has the key that the log got by a recovery, that one. Raises `CliError`.
+    """
+    path, held = root / LOG_KEY_FILE, read_env_file(root / CREDENTIALS_FILE).get(VERIFIER_KEY_VARIABLE, "")
     try:
         if not path.exists():
             write_key_file(path, generate_key(f"scribe-ledger/{cluster_id}/1", SignatureType.ED25519))
-        return format_verifier_key(read_key_file(path).verifier_key)
+        key = read_key_file(path).verifier_key
+        with suppress(VerifierKeyError):
+            if is_recovery(parse_verifier_key(held).name, key.name):
+                return held
     except SigningKeyError as error:
         raise CliError(Exit.FAILURE, str(error), code="log_key") from None
+    return format_verifier_key(key)
 
 
 def ensure_credentials(root: Path, extra: Mapping[str, str]) -> dict[str, str]:

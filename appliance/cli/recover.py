@@ -18,8 +18,9 @@ from appliance.cli.session import Session
 from appliance.cli.shapes import AskedMember, Recovered
 
 if TYPE_CHECKING:
+    from appliance.adapters.ed25519 import SigningKey
     from appliance.adapters.identity import DataDirectory
-    from appliance.cli.stopped import StoppedNode
+    from appliance.cli.stopped import Recovery, StoppedNode
     from appliance.node.peer_ports import Hello
     from appliance.raft.messages import Member
     from appliance.tables.settings import Settings
@@ -46,6 +47,9 @@ def recover(
     back by itself, as a learner first, once its data directory is empty; what it held belongs to the cluster of before
     and is not taken in. `cluster remove` takes one away that never comes back.
 
+    What comes after may contradict checkpoints that were signed before, so the log goes on under another name and key,
+    made of the one in `[log] key_file`. The new verifier key is printed, and so are all keys by `cluster info`.
+
     Refused (exit code 4) while the node runs, when a majority is there and remembers, and when a member that answers
     holds more. A log that is damaged or missing does not count: then the node goes on from what its ledger file holds.
     """
@@ -62,8 +66,8 @@ def recover(
             _show(session, answer)
         _refuse_needless(node, said)
         if yes:
-            recovery, kept = node.recover()
-            _show(session, _done(answer, recovery, kept))
+            key = _log_key(settings)
+            _show(session, _done(answer, node.recover(), key))
     if session.as_json:
         return
     if yes:
@@ -156,6 +160,7 @@ def _describe(node: StoppedNode, said: dict[int, Hello | Exception]) -> Recovere
         may_take_effect=doubtful(holding) or None,
         recovery=None,
         kept=None,
+        verifier_key=None,
     )
 
 
@@ -178,10 +183,32 @@ def _asked(member: Member, said: Hello | Exception) -> AskedMember:
     )
 
 
-def _done(answer: Recovered, recovery: int, kept: Path | None) -> Recovered:
+def _log_key(settings: Settings) -> SigningKey | None:
+    """The log's first key, None when the node has none; read before anything is done, since it may be unusable."""
+    from appliance.adapters.ed25519 import SigningKeyError, read_key_file
+
+    if not settings.log.key_file:
+        return None
+    try:
+        return read_key_file(Path(settings.log.key_file))
+    except SigningKeyError as error:
+        raise CliError(
+            Exit.FAILURE, str(error), hint="nothing was changed; the node will need this key", code="log_key"
+        ) from None
+
+
+def _done(answer: Recovered, recovery: Recovery, key: SigningKey | None) -> Recovered:
     from msgspec.structs import replace
 
-    return replace(answer, done=True, recovery=f"{recovery:016x}", kept=None if kept is None else str(kept))
+    from appliance.ledger.note import format_verifier_key
+
+    return replace(
+        answer,
+        done=True,
+        recovery=f"{recovery.recoveries[-1]:016x}",
+        kept=None if recovery.kept is None else str(recovery.kept),
+        verifier_key=None if key is None else format_verifier_key(key.after(recovery.recoveries).verifier_key),
+    )
 
 
 def _show(session: Session, answer: Recovered) -> None:
@@ -209,6 +236,9 @@ def _show(session: Session, answer: Recovered) -> None:
         print(f"may take effect: {answer.may_take_effect}")
     if answer.kept:
         print(f"the log that cannot be used is kept in {answer.kept}")
+    if answer.verifier_key:
+        print(f"checkpoints are signed with another key from now on: {answer.verifier_key}")
+        print("tell those who verify and the witnesses; here: APPLIANCE_VERIFIER_KEY, or --verifier-key")
 
 
 def _member_row(member: AskedMember) -> tuple[Any, ...]:

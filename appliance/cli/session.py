@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STATE_DIR: Final = ".scribe"
 CREDENTIALS_FILE: Final = "credentials.env"
+VERIFIER_KEY_VARIABLE: Final = "APPLIANCE_VERIFIER_KEY"
 
 
 class Output(StrEnum):

@@ -200,7 +200,8 @@ class Recovered(Shape, frozen=True):
     `applied_index` and `tree_size` are those of its ledger file, which the log brings up to `last_index`; `last_write`
     is the stamp of the last write that it holds. `from_ledger` tells that its log cannot be used. `may_take_effect` is
     what may come to count though a client was told otherwise. `recovery` is the number that tells the log from that of
-    before, `kept` where a log is that cannot be used; both are null in a dry run.
+    before, `kept` where a log is that cannot be used, `verifier_key` is the key that checkpoints are signed with from
+    now on; all three are null in a dry run.
     """
 
     done: bool
@@ -220,6 +221,7 @@ class Recovered(Shape, frozen=True):
     may_take_effect: str | None
     recovery: str | None
     kept: str | None
+    verifier_key: str | None
 
 
 class WritesPause(Shape, frozen=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from appliance import __version__
-from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.setting_aside import KEPT_PREFIX, set_aside
@@ -23,7 +23,7 @@ from appliance.ledger.state import Summary
 from appliance.node.applier import meta_of
 from appliance.node.forcing import Holding, recovered
 from appliance.node.peer_ports import Hello
-from appliance.node.ports import DamagedFile, Identity, IdentityStatus, StorageFailed, StoredLog
+from appliance.node.ports import LEDGER_NAME, LOG_NAME, DamagedFile, Identity, IdentityStatus, StorageFailed, StoredLog
 from appliance.node.recovery import recover
 from appliance.raft.messages import Configuration, Entry, EntryKind, HardState, Member, MemberRole, SnapshotMeta
 from appliance.tables.settings import Settings
@@ -54,6 +54,18 @@ class _Read(NamedTuple):
     damage: str
 
 
+class Recovery(NamedTuple):
+    """What was done.
+
+    Attributes:
+        recoveries: the numbers of all recoveries of the cluster, this one's last.
+        kept: where a log is that cannot be used; None without one.
+    """
+
+    recoveries: tuple[int, ...]
+    kept: Path | None
+
+
 class StoppedNode:
     """A node that does not run.
 
@@ -80,10 +92,8 @@ class StoppedNode:
         identity = self.holding.identity
         return Hello(__version__, 0, (), identity, place.address, place.raft_address, 0, Configuration(), 0)
 
-    def recover(self) -> tuple[int, Path | None]:
-        """Make it the only voter; answers the recovery's number, and where a log is kept that cannot be used. When it
-        is cut short it can be done again. Raises `StorageError`.
-        """
+    def recover(self) -> Recovery:
+        """Make it the only voter. When it is cut short it can be done again. Raises `StorageError`."""
         identity = Identity(self.holding.identity.cluster_id, self.holding.identity.node_id, _chance())
         me = Member(
             identity.node_id, identity.incarnation, MemberRole.VOTER, self._place.address, self._place.raft_address
@@ -93,13 +103,13 @@ class StoppedNode:
         if self.holding.damage:
             kept = self._make_log(entry, hard_state)
         else:
-            with closing(SqliteLogStore(self.directory.path / RAFT_FILE)) as log_store:
+            with closing(SqliteLogStore(self.directory.path / LOG_NAME)) as log_store:
                 log_store.load()
                 log_store.append([entry], hard_state)
         self.directory.write(identity)
         self.directory.standing.remember(configuration)
         self.directory.standing.pardon()
-        return configuration.recoveries[-1], kept
+        return Recovery(configuration.recoveries, kept)
 
     def _make_log(self, entry: Entry, hard_state: HardState) -> Path | None:
         """A log that begins behind what `ledger.db` holds takes the place of the one that cannot be used."""
@@ -113,8 +123,8 @@ class StoppedNode:
             log_store.append([entry], hard_state)
         if beside(made)[0].exists():
             raise StorageFailed(f"{made} could not be finished")
-        kept = set_aside(home, (RAFT_FILE,), self.holding.damage, datetime.now(UTC))
-        os.replace(made, home / RAFT_FILE)
+        kept = set_aside(home, (LOG_NAME,), self.holding.damage, datetime.now(UTC))
+        os.replace(made, home / LOG_NAME)
         sync_directory(home)
         return kept
 
@@ -162,18 +172,18 @@ def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
 
 def _read(directory: DataDirectory, cluster_id: str) -> _Read:
     """Read the log and the ledger file; where the log cannot be used, the ledger file alone, all of it."""
-    path = directory.path / RAFT_FILE
-    with closing(SqliteLedgerStore(directory.path / LEDGER_FILE, CACHE_BYTES, cluster_id)) as ledger_store:
-        damage = f"{RAFT_FILE} is missing"
+    path = directory.path / LOG_NAME
+    with closing(SqliteLedgerStore(directory.path / LEDGER_NAME, CACHE_BYTES, cluster_id)) as ledger_store:
+        damage = f"{LOG_NAME} is missing"
         if path.exists():
             try:
                 with closing(SqliteLogStore(path)) as log_store:
                     return _read_both(directory, log_store, ledger_store)
             except DamagedFile as error:
-                if Path(error.path).name.startswith(LEDGER_FILE):
+                if Path(error.path).name.startswith(LEDGER_NAME):
                     raise
                 damage = str(error)
-        if not (directory.path / LEDGER_FILE).exists():
+        if not (directory.path / LEDGER_NAME).exists():
             raise _nothing(directory)
         ledger_store.load()
         summary, meta = ledger_store.check()
@@ -188,7 +198,7 @@ def _read_both(directory: DataDirectory, log_store: SqliteLogStore, ledger_store
             ledger_store.check()
     except DamagedFile as error:
         stored = log_store.load()
-        if not Path(error.path).name.startswith(LEDGER_FILE) or stored.snapshot.index > 0:
+        if not Path(error.path).name.startswith(LEDGER_NAME) or stored.snapshot.index > 0:
             raise
         say(f"{error}; the log makes it again at the next start")
         summary, meta = Summary(), b""
@@ -214,7 +224,7 @@ def _nothing(directory: DataDirectory) -> CliError:
     hint = "recover the node that holds most"
     if kept:
         hint = (
-            f"move the files of {' or '.join(kept)} there, in the place of {RAFT_FILE}* and {LEDGER_FILE}*, to see them"
+            f"move the files of {' or '.join(kept)} there, in the place of {LOG_NAME}* and {LEDGER_NAME}*, to see them"
         )
     return CliError(
         Exit.NOT_FOUND, f"{directory.path} holds nothing that a cluster could go on from", hint=hint, code="not_found"

@@ -10,13 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from appliance.cli.exits import CliError, Exit
-from appliance.cli.session import Session
+from appliance.cli.session import VERIFIER_KEY_VARIABLE, Session
 
 if TYPE_CHECKING:
     from appliance.cli.checkpoint_memory import CheckpointMemory
     from appliance.cli.verify_checks import Trusted
-
-VERIFIER_KEY_VARIABLE = "APPLIANCE_VERIFIER_KEY"
 
 
 class VerifyGroup(TyperGroup):

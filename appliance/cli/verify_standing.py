@@ -10,9 +10,9 @@ from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
 from appliance.cli.exits import CliError, Exit, finding
 from appliance.cli.proof_shapes import VerifyCheck
 from appliance.cli.verify_fetch import LogSource
-from appliance.ledger.checkpoint import CheckpointMalformed, WrongOrigin, open_checkpoint
+from appliance.ledger.checkpoint import CheckpointMalformed, WrongOrigin, is_recovery, open_checkpoint, parse_checkpoint
 from appliance.ledger.merkle import verify_consistency
-from appliance.ledger.note import Ed25519Verifier, NoteMalformed, NoteNotSigned, SignatureWrong
+from appliance.ledger.note import Ed25519Verifier, NoteMalformed, NoteNotSigned, SignatureWrong, parse_note
 from appliance.ledger.proof_file import CheckResult
 
 if TYPE_CHECKING:
@@ -41,12 +41,22 @@ def open_signed(data: bytes, log: Ed25519Verifier, url: str) -> Seen:
     except (NoteMalformed, CheckpointMalformed) as error:
         code, reason = "checkpoint_malformed", str(error)
     except WrongOrigin as error:
-        code, reason = "wrong_origin", str(error)
+        raise finding("wrong_origin", f"the checkpoint of {url}: {error}", hint=_other_log(data, log)) from None
     except SignatureWrong as error:
         code, reason = "checkpoint_forged", str(error)
     except NoteNotSigned as error:
         code, reason = "checkpoint_unsigned", str(error)
     raise finding(code, f"the checkpoint of {url}: {reason}")
+
+
+def _other_log(data: bytes, log: Ed25519Verifier) -> str:
+    """What to do about a checkpoint of another log than the one that is trusted."""
+    if not is_recovery(parse_checkpoint(parse_note(data).text).origin, log.key.name):
+        return ""
+    return (
+        "its name says that an operator recovered the cluster, so that entries may be gone: have whoever runs the "
+        "ledger confirm it and the new key, which `appliance cluster info` shows, and give that with --verifier-key"
+    )
 
 
 def compare(session: Session, memory: CheckpointMemory, seen: Seen, log: Ed25519Verifier) -> Standing:

@@ -109,8 +109,7 @@ class LogRoutes:
         """
         parse_query(exchange.request.query, ())
         answer = await self._node.prove(exchange.key)
-        verifier_key = self._node.cluster().verifier_key
-        key_history = (parse_verifier_key(verifier_key),) if verifier_key else ()
+        key_history = tuple(map(parse_verifier_key, self._node.cluster().key_history))
         extra = encode_extra(ProofExtra(answer.leaf, answer.salt if exchange.actor else b"", key_history))
         body = format_proof(ProofFile(answer.leaf_index, answer.path, answer.checkpoint.note, extra))
         headers = [

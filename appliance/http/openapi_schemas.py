@@ -197,6 +197,10 @@ SCHEMAS: Final[dict[str, Json]] = {
                 **or_null(TEXT),
                 "description": "Public key of the log (c2sp.org/signed-note); null where this node has no log key",
             },
+            "key_history": {
+                **array_of(TEXT),
+                "description": "Keys of the log, the first one first; each recovery by an operator brings another",
+            },
             "members": array_of(ref("Member")),
         }
     ),

@@ -110,6 +110,7 @@ class StatusRoutes:
             "snapshot_index": safe_integer(cluster.snapshot_index),
             "quorum": cluster.quorum,
             "verifier_key": cluster.verifier_key or None,
+            "key_history": cluster.key_history,
             "members": [asdict(member) for member in cluster.members],
         }
         return json_response(content)

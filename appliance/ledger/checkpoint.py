@@ -5,7 +5,7 @@ A log's key carries the origin as its name, so a checkpoint under another name i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from appliance.ledger.canonical import DECIMAL_MAX, read_decimal, read_hash, write_base64
 from appliance.ledger.merkle import HASH_BYTES
@@ -19,6 +19,8 @@ from appliance.ledger.note import (
     parse_note,
     sign_text,
 )
+
+RECOVERED: Final = "/recovered-"  # in the name of a log, between that of the log it goes on from and which recovery
 
 
 class CheckpointError(ValueError):
@@ -113,4 +115,10 @@ def open_checkpoint(data: bytes, log: Ed25519Verifier) -> OpenedCheckpoint:
 
 def _check_origin(checkpoint: Checkpoint, key: VerifierKey) -> None:
     if checkpoint.origin != key.name:
-        raise WrongOrigin(f"the checkpoint is of the log {checkpoint.origin!r:.100}, and the key of {key.name!r:.100}")
+        raise WrongOrigin(f"the checkpoint is of the log {checkpoint.origin!r:.160}, and the key of {key.name!r:.160}")
+
+
+def is_recovery(origin: str, of: str) -> bool:
+    """Whether a log's name says that it is what another became when an operator made one node go on alone."""
+    stem = of.partition(RECOVERED)[0]
+    return origin != of and origin.startswith(stem + RECOVERED)

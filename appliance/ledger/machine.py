@@ -16,6 +16,7 @@ from msgspec.structs import astuple, replace
 
 from appliance.ledger.commands import (
     IDEMPOTENCY_TTL_US,
+    NOTHING_PUBLISHED,
     SALT_BYTES,
     CheckpointCommand,
     Command,
@@ -250,6 +251,10 @@ class LedgerMachine:
         """Keep what witnesses say of a tree, unless they have cosigned a larger one since."""
         if self.cosigned.tree_size <= command.tree.tree_size <= self.published.tree_size:
             self.cosigned, self.cosignatures = command.tree, command.lines
+
+    def forget_cosignatures(self) -> None:
+        """What witnesses have cosigned is another log's now."""
+        self.cosigned, self.cosignatures = NOTHING_PUBLISHED, ()
 
     def _pause(self, index: int, command: PauseCommand) -> tuple[Refusal, ...]:
         """Refuse the writes that follow for a time, or take them again; the latter means nothing without a pause."""

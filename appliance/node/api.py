@@ -70,7 +70,12 @@ class MemberInfo(Struct, frozen=True):
 
 
 class ClusterInfo(Struct, frozen=True):
-    """The cluster as this node sees it."""
+    """The cluster as this node sees it.
+
+    Attributes:
+        key_history: the log's keys, as `appliance.ledger.note` writes them: that of the beginning, and one for each
+            recovery; the last one signs. Empty where this node has no log key.
+    """
 
     identity: Identity
     version: str
@@ -84,7 +89,12 @@ class ClusterInfo(Struct, frozen=True):
     snapshot_index: int
     quorum: int
     members: tuple[MemberInfo, ...]
-    verifier_key: str = ""  # of the log, as `appliance.ledger.note` writes it; empty where this node has no log key
+    key_history: tuple[str, ...] = ()
+
+    @property
+    def verifier_key(self) -> str:
+        """The log's key that signs now; empty where this node has none."""
+        return self.key_history[-1] if self.key_history else ""
 
 
 class CompactionFigures(Struct, frozen=True, kw_only=True):

@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 
 from appliance.ledger.commands import Command, WriteResult, decode_command
+from appliance.ledger.encoding import LeafError
 from appliance.ledger.machine import LedgerMachine, UnknownCommand
 from appliance.ledger.state import Changes, Summary
-from appliance.node.ports import LedgerStore
+from appliance.node.ports import LEDGER_NAME, DamagedFile, LedgerStore
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import Configuration, Entry, EntryKind, SnapshotMeta
 from appliance.raft.state import decode_configuration
@@ -53,6 +54,7 @@ class Applier:
         Raises:
             UnknownCommand: the entry is of a version that this program does not know; the node must stop.
             InvariantViolation: the entry does not follow the last one.
+            DamagedFile: what the store holds of a key cannot be; the node must stop, and doubt the file.
         """
         return self.apply_run((entry,))[0]
 
@@ -64,6 +66,7 @@ class Applier:
         Raises:
             UnknownCommand: as `apply`; what came before that entry is applied.
             InvariantViolation: as `apply`; what came before that entry is applied.
+            DamagedFile: what the store holds of a key cannot be; nothing of the run reaches the file.
         """
         results: list[WriteResult | None] = []
         commands = self._look_ahead(entries) if len(entries) > 1 else ()
@@ -83,6 +86,8 @@ class Applier:
         except (UnknownCommand, InvariantViolation):
             self._seal(results)
             raise
+        except LeafError as error:
+            raise DamagedFile(LEDGER_NAME, f"entry {expected_index} cannot be applied: {error}") from error
         self._seal(results)
         return results
 
@@ -106,7 +111,10 @@ class Applier:
         """Apply an entry that is no command."""
         changes = self.machine.advance(entry.index, entry.term)
         if entry.kind == EntryKind.CONFIGURATION:
-            self.configuration = decode_configuration(entry.data)
+            configuration = decode_configuration(entry.data)
+            if configuration.recoveries != self.configuration.recoveries:
+                self.machine.forget_cosignatures()  # they are of the log of before, which has another name
+            self.configuration = configuration
             self._meta = encode_meta(SnapshotMeta(entry.index, entry.term, self.configuration))
         return changes
 

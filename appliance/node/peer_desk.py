@@ -21,7 +21,6 @@ from appliance.tables.errors import ApplianceError
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
-PROTOCOL: Final = 1
 ASK_INTERVAL_S: Final = 2.0
 ANSWER_S: Final = 1.0
 
@@ -56,19 +55,23 @@ class PeerDesk:
             return
         known = self._driver.members.hellos.get(node_id)
         if hello.identity.node_id == node_id and known is not None:
-            # What a node's program is able to do is told when a link is made, and not again.
-            self.on_hello(msgspec.structs.replace(hello, features=known.features))
+            # What a node's program speaks is told when a link is made, and not again.
+            self.on_hello(
+                msgspec.structs.replace(
+                    hello, protocol=known.protocol, protocol_min=known.protocol_min, features=known.features
+                )
+            )
 
     async def _serve_hello(self, sender_node_id: int, body: bytes) -> bytes:
         return msgspec.msgpack.encode(self.hello())
 
     def hello(self) -> Hello:
-        """What this node says of itself."""
+        """What this node says of itself; the transport adds what it speaks."""
         driver = self._driver
         core = driver.core
         return Hello(
             version=driver.settings.version,
-            protocol=PROTOCOL,
+            protocol=0,
             features=(),
             identity=driver.identity,
             address=driver.settings.address,

@@ -29,7 +29,8 @@ class Hello(Struct, frozen=True):
 
     Attributes:
         version: version of the program.
-        protocol, protocol_min: latest and oldest version of the peer protocol that the program speaks.
+        protocol, protocol_min: latest and oldest version of the peer protocol that the program speaks. The transport
+            fills these two and `features` in when a link is made; nobody else knows them.
         features: names of optional abilities.
         identity: who it is.
         address, raft_address: its client address and its peer address.

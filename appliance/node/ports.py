@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
 from appliance.node.check_ports import ScrubSlice
 from appliance.node.proof_ports import LedgerTree
 from appliance.raft.messages import Configuration, Entry, HardState, SnapshotMeta
+
+LOG_NAME: Final = "raft.db"
+LEDGER_NAME: Final = "ledger.db"
 
 
 class StorageError(Exception):

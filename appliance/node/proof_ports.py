@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from appliance.ledger.note import VerifierKey
@@ -64,4 +65,8 @@ class LogKey(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message with Ed25519."""
+        ...
+
+    def after(self, recoveries: Sequence[int]) -> LogKey:
+        """The key that signs after these recoveries (`Configuration.recoveries`), the same on all nodes."""
         ...

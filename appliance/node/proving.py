@@ -47,16 +47,16 @@ class Proving:
     async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
         """The latest checkpoint to show to others."""
         machine = self._driver.applier.machine
-        cosigned = machine.cosigned
+        cosigned = self._publishing.cosigned
         is_fresh = machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX
         if cosigned.tree_size >= max(1, size_min) and is_fresh:
             return self._answer(await self._publishing.signed(cosigned))
         return self._answer(await self._publishing.latest(size_min))
 
     def _answer(self, signed: SignedTree) -> CheckpointAnswer:
-        machine, note = self._driver.applier.machine, format_note(signed.note)
-        if machine.cosigned.tree_size == signed.tree.tree_size:
-            note += "".join(line + "\n" for line in machine.cosignatures).encode()
+        note = format_note(signed.note)
+        if self._publishing.cosigned.tree_size == signed.tree.tree_size:
+            note += "".join(line + "\n" for line in self._driver.applier.machine.cosignatures).encode()
         return CheckpointAnswer(signed.tree.tree_size, signed.tree.root, note)
 
     async def tile(self, tile: TileId) -> bytes:

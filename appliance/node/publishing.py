@@ -1,6 +1,8 @@
 """Checkpoints: the leader publishes a size of the tree now and then, by an entry of the log, and any node signs it.
 
-All nodes publish the same sizes, and, since Ed25519 knows no chance, under the same key the same bytes. Nothing is
+All nodes publish the same sizes, and, since Ed25519 knows no chance, under the same key the same bytes. What goes on
+after an operator's recovery is another log, of another name and key, since it may contradict what the old one said. It
+is this node's acting configuration that says so, before anything is applied under it. Nothing is
 signed before what was written since the last one was read back from the file, hashed again, and found to lead to the
 root that was worked out when it was applied: damage on one disk becomes an alarm, and never a signature.
 """
@@ -11,7 +13,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.ledger.checkpoint import Checkpoint, sign_checkpoint
-from appliance.ledger.commands import FEATURE_CHECKPOINTS, PublishedTree, WriteResult, encode_checkpoint
+from appliance.ledger.commands import (
+    FEATURE_CHECKPOINTS,
+    NOTHING_PUBLISHED,
+    PublishedTree,
+    WriteResult,
+    encode_checkpoint,
+)
 from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.note import Note
 from appliance.node.divergence import refuse_quarantined
@@ -46,18 +54,20 @@ class Publishing:
 
     Args:
         driver: the running node.
-        key: of the log; None when the configuration names none.
+        key: the first one of the log; None when the configuration names none.
         interval_s: least time between two checkpoints, by the stamps of the log.
         timeout_s: how long a caller waits for one.
     """
 
     def __init__(self, driver: Driver, key: LogKey | None, interval_s: float, timeout_s: float) -> None:
         self._driver = driver
-        self._key = key
+        self._first_key = key
+        self._keys: tuple[LogKey, ...] = ()
+        self._recoveries: tuple[int, ...] = ()
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._checked = driver.applier.machine.published  # what was written behind it is read back before it is signed
-        self._signed: dict[int, SignedTree] = {}
+        self._signed: dict[tuple[str, int], SignedTree] = {}  # by origin and size
         self._work: asyncio.Task[None] | None = None
         self._stored_size = 0  # leaves that the ledger file is known to hold
         self._installed_index = driver.installed_index
@@ -65,9 +75,25 @@ class Publishing:
         self._proposed_s = driver.clock.monotonic_s()
 
     @property
-    def key(self) -> LogKey | None:
-        """The log's key."""
-        return self._key
+    def keys(self) -> tuple[LogKey, ...]:
+        """The log's keys: that of the beginning, then one for each recovery; the last signs. None where none is set."""
+        if self._first_key is not None:
+            recoveries = self._acting_recoveries()
+            if recoveries != self._recoveries or not self._keys:
+                self._recoveries = recoveries
+                self._keys = tuple(self._first_key.after(recoveries[:n]) for n in range(len(recoveries) + 1))
+        return self._keys
+
+    @property
+    def cosigned(self) -> PublishedTree:
+        """The tree that witnesses have cosigned last, under the name that the log has now."""
+        applier = self._driver.applier
+        is_renamed = applier.configuration.recoveries != self._acting_recoveries()
+        return NOTHING_PUBLISHED if is_renamed else applier.machine.cosigned
+
+    def _acting_recoveries(self) -> tuple[int, ...]:
+        core = self._driver.core
+        return core.state.configuration.recoveries if core is not None else ()
 
     async def run(self) -> None:
         """While this node leads, publish what has grown, until cancelled."""
@@ -127,20 +153,17 @@ class Publishing:
                 `quarantined`.
         """
         refuse_quarantined(self._driver)
-        if self._key is None:
-            raise ApplianceError(
-                "no_log_key",
-                "This node has no key to sign checkpoints with ([log] key_file); `appliance init` makes it.",
-            )
+        self._key()
         try:
             async with asyncio.timeout(self._timeout_s):
                 while True:
                     tree = await self._published(max(1, size_min))
-                    signed = self._signed.get(tree.tree_size)
+                    key = self._key()
+                    signed = self._signed.get((key.verifier_key.name, tree.tree_size))
                     if signed is not None:
                         return signed
                     if self._work is None:  # goes on when who asked has left; whoever comes meanwhile waits for it, too
-                        self._work = asyncio.create_task(self._sign(self._key, tree))
+                        self._work = asyncio.create_task(self._sign(key, tree))
                         self._work.add_done_callback(self._worked)
                     await asyncio.shield(self._work)
         except TimeoutError:
@@ -151,10 +174,10 @@ class Publishing:
         older than a tree that was found right is right, if it has its place in it.
         """
         latest = await self.latest(tree.tree_size)
-        held = self._signed.get(tree.tree_size)
+        key = self._key()
+        held = self._signed.get((key.verifier_key.name, tree.tree_size))
         if held is not None:
             return held
-        assert self._key is not None
         store = self._driver.ledger_store.tree
         try:
             root = await asyncio.to_thread(store.root, tree.tree_size)
@@ -166,13 +189,22 @@ class Publishing:
             )
             raise self.failed()
         assert latest.tree.tree_size >= tree.tree_size
-        return self._keep(self._key, tree)
+        return self._keep(key, tree)
+
+    def _key(self) -> LogKey:
+        if not self.keys:
+            raise ApplianceError(
+                "no_log_key",
+                "This node has no key to sign checkpoints with ([log] key_file); `appliance init` makes it.",
+            )
+        return self.keys[-1]
 
     def _keep(self, key: LogKey, tree: PublishedTree) -> SignedTree:
-        text = Checkpoint(key.verifier_key.name, tree.tree_size, tree.root)
-        signed = self._signed[tree.tree_size] = SignedTree(tree, sign_checkpoint(text, key.verifier_key, key.sign))
+        origin = key.verifier_key.name
+        note = sign_checkpoint(Checkpoint(origin, tree.tree_size, tree.root), key.verifier_key, key.sign)
+        signed = self._signed[origin, tree.tree_size] = SignedTree(tree, note)
         while len(self._signed) > SIGNED_KEPT:
-            del self._signed[min(self._signed)]
+            del self._signed[min(self._signed, key=lambda kept: (kept[0] == origin, kept[1]))]
         return signed
 
     def _worked(self, work: asyncio.Task[None]) -> None:

@@ -11,13 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from appliance.node.ports import DamagedFile, LedgerStore, Log, LogStore, StorageError, StorageFailed, StoredLog
+from appliance.node.ports import (
+    LEDGER_NAME,
+    LOG_NAME,
+    DamagedFile,
+    LedgerStore,
+    Log,
+    LogStore,
+    StorageError,
+    StorageFailed,
+    StoredLog,
+)
 from appliance.raft.messages import SnapshotMeta
-
-LOG_NAME: Final = "raft.db"
-LEDGER_NAME: Final = "ledger.db"
 
 
 class SetAside(Protocol):

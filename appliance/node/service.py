@@ -320,8 +320,8 @@ class Service:
 
     def cluster(self) -> ClusterInfo:
         """The cluster as this node sees it."""
-        key = self._publishing.key
-        return replace(cluster_info(self._driver), verifier_key=format_verifier_key(key.verifier_key) if key else "")
+        key_history = tuple(format_verifier_key(key.verifier_key) for key in self._publishing.keys)
+        return replace(cluster_info(self._driver), key_history=key_history)
 
     def figures(self) -> Figures:
         """Figures of storage and tree."""

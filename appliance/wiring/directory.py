@@ -6,13 +6,13 @@ import secrets
 from typing import NamedTuple
 
 from appliance import __version__
-from appliance.adapters.identity import LEDGER_FILE, RAFT_FILE, DataDirectory
+from appliance.adapters.identity import DataDirectory
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.adapters.log_store import SqliteLogStore
 from appliance.adapters.peer_seeking import seek_cluster
 from appliance.adapters.peer_settings import peer_settings_from
 from appliance.adapters.telemetry.metrics import Registry
-from appliance.node.ports import Identity, IdentityCheck, IdentityStatus, Log, StorageFailed
+from appliance.node.ports import LEDGER_NAME, LOG_NAME, Identity, IdentityCheck, IdentityStatus, Log, StorageFailed
 from appliance.node.recovery import Opened, Opening
 from appliance.tables.settings import Settings
 
@@ -86,9 +86,9 @@ def open_stores(
     cache_bytes = settings.storage.max_cache_size
     opening = Opening(
         directory=directory.path,
-        open_log=lambda: SqliteLogStore(directory.path / RAFT_FILE),
+        open_log=lambda: SqliteLogStore(directory.path / LOG_NAME),
         open_ledger=lambda: SqliteLedgerStore(
-            directory.path / LEDGER_FILE, cache_bytes, cluster_id, copy_bytes_per_s=settings.storage.snapshot_rate
+            directory.path / LEDGER_NAME, cache_bytes, cluster_id, copy_bytes_per_s=settings.storage.snapshot_rate
         ),
         set_aside=directory.set_aside,
         has_held=standing.has_held,

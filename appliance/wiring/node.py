@@ -20,7 +20,7 @@ from appliance import __version__
 from appliance.adapters.audit.engine import DuckDbAudit
 from appliance.adapters.clock import SystemClock
 from appliance.adapters.ed25519 import SigningKeyError, read_key_file
-from appliance.adapters.identity import AUDIT_DIRECTORY, LEDGER_FILE, DataDirectory
+from appliance.adapters.identity import AUDIT_DIRECTORY, DataDirectory
 from appliance.adapters.ledger_checker import verify_apart
 from appliance.adapters.peer_network import TcpPeerNetwork
 from appliance.adapters.peer_settings import peer_settings_from
@@ -40,6 +40,7 @@ from appliance.node.driver_settings import DriverSettings
 from appliance.node.handover import hand_over
 from appliance.node.leadership import Leadership
 from appliance.node.ports import (
+    LEDGER_NAME,
     Identity,
     Log,
     StorageError,
@@ -322,7 +323,7 @@ def _make_service(
 ) -> Service:
     return Service(
         driver,
-        ledger_path=driver.settings.directory / LEDGER_FILE,
+        ledger_path=driver.settings.directory / LEDGER_NAME,
         capacity_keys=settings.storage.capacity_keys,
         idempotency_keys=settings.storage.idempotency_keys,
         concurrency_max=settings.performance.max_concurrency,

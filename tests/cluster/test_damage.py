@@ -130,6 +130,30 @@ def test_a_damaged_ledger_whose_log_has_lost_its_beginning_comes_from_the_others
     assert {"raft.db", "ledger.db", "reason.txt"} <= {path.name for path in directory.iterdir()}
 
 
+def test_a_head_that_no_entry_can_follow_makes_the_next_start_read_all_back(cluster: Cluster) -> None:
+    """A start does not read every head; the first write of the key comes upon it."""
+    node = cluster.followers()[0]
+    assert cluster.put(cluster.leader(), "k", b"1").status_code == 200
+    cluster.agree()
+    cluster.stop(node)
+    db = apsw.Connection(str(data_of(cluster, node) / "ledger.db"))
+    db.execute("INSERT OR REPLACE INTO stored_heads SELECT * FROM heads")  # they lag behind the leaves otherwise
+    db.execute("UPDATE meta SET value = CAST('1' AS BLOB) WHERE name = 'heads_leaf_next'")
+    db.execute("UPDATE stored_heads SET leaf_index = 99999 WHERE key = 'k'")
+    assert db.changes() == 1
+    db.close()
+    cluster.start(node)
+    cluster.wait_healthy(node)
+    assert cluster.put(cluster.leader(), "k", b"2").status_code == 200
+    await_value(lambda: not cluster.is_running(node) or None, "the node to end")
+    assert "ledger.db is damaged: entry" in cluster.log(node)
+    cluster.start(node)
+    cluster.wait_healthy(node)
+    cluster.agree()
+    assert "node.ledger_set_aside" in cluster.log(node)
+    assert cluster.get(node, "/kv/k", params={"consistency": "stale"}).content == b"2"
+
+
 def test_when_all_are_damaged_no_new_cluster_is_founded_in_their_place(cluster: Cluster) -> None:
     for n in range(50):
         assert cluster.put(1, f"k{n}", b"%d" % n).status_code == 200

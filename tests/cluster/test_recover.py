@@ -5,6 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
+from appliance.adapters.ed25519 import verify
+from appliance.cli.shapes import Recovered
+from appliance.ledger.checkpoint import WrongOrigin, open_checkpoint
+from appliance.ledger.note import Ed25519Verifier, format_verifier_key, parse_verifier_key
+from appliance.ledger.proof_extra import decode_extra
+from appliance.ledger.proof_file import parse_proof
 from tests.cluster.chaos import wipe
 from tests.cluster.harness import Cluster, await_value
 from tests.cluster.recovering import COMMAND_S, data_of, reasons, recovered, refused
@@ -20,11 +28,32 @@ def check_all(cluster: Cluster, writer: Writer) -> None:
         assert not lost
 
 
+def check_renamed(cluster: Cluster, key: str, before: bytes, done: Recovered) -> None:
+    """The log goes on under another name and key, the same on all nodes; the old key has no say, and is remembered."""
+    old = cluster.credentials["APPLIANCE_VERIFIER_KEY"]
+    assert done.verifier_key is not None
+    first, second = (Ed25519Verifier(parse_verifier_key(key), verify) for key in (old, done.verifier_key))
+    notes = {cluster.get(node, "/log/checkpoint").content for node in cluster.processes}
+    assert len(notes) == 1
+    (note,) = notes
+    assert open_checkpoint(note, second).checkpoint.size >= open_checkpoint(before, first).checkpoint.size
+    with pytest.raises(WrongOrigin):
+        open_checkpoint(note, first)
+    for node in cluster.processes:
+        assert cluster.get(node, "/cluster/info").json()["key_history"] == [old, done.verifier_key]
+        proof = cluster.get(node, f"/log/proof/file/{key}").content
+        assert [format_verifier_key(one) for one in decode_extra(parse_proof(proof).extra).key_history] == [
+            old,
+            done.verifier_key,
+        ]
+
+
 def test_one_of_three_is_left(cluster: Cluster) -> None:
     with Writer(cluster, "w") as writer:
         writer.wait(40)
     survivor = cluster.leader()
     cluster.agree()
+    before = cluster.get(survivor, "/log/checkpoint").content
     for node in cluster.followers():
         wipe(cluster, node)
     others = sorted({1, 2, 3} - {survivor})
@@ -36,13 +65,13 @@ def test_one_of_three_is_left(cluster: Cluster) -> None:
     await_value(lambda: "appliance cluster recover" in reasons(cluster, others[0]), "an empty node to say so, too")
     cluster.stop(survivor)
 
-    before = {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")}
+    files = {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")}
     seen = recovered(cluster, survivor)
     assert (seen.done, seen.node_id, seen.from_ledger, seen.recovery) == (False, survivor, False, None)
     assert [(m.node_id, m.state, m.remembers) for m in seen.members] == [(n, "empty", False) for n in others]
     assert len(seen.may_be_lost) == 1
     assert f"behind entry {seen.last_index} of term {seen.last_term}" in seen.may_be_lost[0]
-    assert {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")} == before
+    assert {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")} == files
     done = recovered(cluster, survivor, "--yes")
     assert (done.done, done.last_index) == (True, seen.last_index)
     assert "a leader is elected" in refused(cluster, survivor, "--yes"), "once is enough"
@@ -53,6 +82,7 @@ def test_one_of_three_is_left(cluster: Cluster) -> None:
     cluster.wait_healthy()
     cluster.agree()
     check_all(cluster, writer)
+    check_renamed(cluster, writer.acknowledged[0], before, done)
     assert cluster.put(others[0], "after", b"x").status_code == 200
     cluster.stop()
     cluster.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from appliance.adapters.ed25519 import (
     write_key_file,
 )
 from appliance.ledger.canonical import write_base64
+from appliance.ledger.checkpoint import is_recovery
 from appliance.ledger.note import (
     Ed25519Verifier,
     Note,
@@ -157,3 +159,32 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_key_file(tmp_path / "log.key")
     with pytest.raises(SigningKeyError, match="cannot be written"):
         write_key_file(tmp_path / "missing" / "log.key", parse_signing_key(PRIVATE))
+
+
+def test_a_recovered_log_has_another_name_and_key_that_all_nodes_come_to() -> None:
+    seed = bytes(range(32))
+    first = SigningKey("scribe-ledger/ab/1", SignatureType.ED25519, seed)
+    assert first.after(()) is first
+    once, twice = first.after((7,)), first.after((7, 2**64 - 1))
+    again = SigningKey("scribe-ledger/ab/1", SignatureType.ED25519, seed).after([7])
+    assert again.verifier_key == once.verifier_key
+    names = [key.verifier_key.name for key in (first, once, twice, first.after((8,)), first.after((8, 2**64 - 1)))]
+    assert names[1].startswith("scribe-ledger/ab/1/recovered-1-")
+    assert names[2].startswith("scribe-ledger/ab/1/recovered-2-")
+    assert len(set(names)) == 5
+    assert len({key.verifier_key.public_key for key in (first, once, twice, first.after((8,)))}) == 4
+    assert [is_recovery(name, names[0]) for name in names] == [False, True, True, True, True]
+    assert is_recovery(names[2], names[1])
+    assert not is_recovery("scribe-ledger/ac/1/recovered-1-00", names[0])
+    note = Note(TEXT, (sign_text(TEXT, once.verifier_key, once.sign),))
+    assert open_note(format_note(note), [Ed25519Verifier(once.verifier_key, verify)]).note == note
+
+
+def test_the_key_of_a_recovered_log_is_derived_as_written() -> None:
+    """HKDF-SHA256 by hand (RFC 5869, one block without a salt)."""
+    seed = bytes(range(32))
+    info = b"scribe-ledger: key of a log that was recovered\0" + (7).to_bytes(8) + (9).to_bytes(8)
+    pseudorandom = hmac.digest(bytes(32), seed, "sha256")
+    derived = SigningKey("x", SignatureType.ED25519, hmac.digest(pseudorandom, info + b"\x01", "sha256"))
+    key = SigningKey("scribe-ledger/ab/1", SignatureType.ED25519, seed).after((7, 9))
+    assert key.verifier_key.public_key == derived.verifier_key.public_key

@@ -154,7 +154,7 @@ class LedgerNode(ClusterCalls, LogCalls):
             0,
             2,
             (me, other, *self.joined.values()),
-            format_verifier_key(LOG_KEY.verifier_key),
+            (format_verifier_key(LOG_KEY.verifier_key),),
         )
 
     def figures(self) -> Figures:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+import apsw
+import msgspec
 import pytest
 
 from appliance.adapters.ledger_store import SqliteLedgerStore
-from appliance.ledger.commands import WriteResult
+from appliance.ledger.commands import NOTHING_PUBLISHED, WriteResult, encode_checkpoint, encode_cosignatures
 from appliance.ledger.machine import UnknownCommand
 from appliance.node.applier import Applier
+from appliance.node.ports import DamagedFile
 from appliance.raft.log import InvariantViolation
 from appliance.raft.messages import EntryKind, make_entry
 from appliance.raft.state import encode_configuration
@@ -93,4 +96,41 @@ def test_an_empty_run_changes_nothing(tmp_path: Path) -> None:
     applier, store = applier_on(tmp_path / "node")
     assert applier.apply_run([]) == []
     assert store.pending_bytes() == 0
+    store.close()
+
+
+def test_what_was_cosigned_of_the_log_before_a_recovery_is_forgotten(tmp_path: Path) -> None:
+    applier, store = applier_on(tmp_path / "node")
+    applier.apply_run([entry(index) for index in range(1, 11)])
+    machine = applier.machine
+    stamp_us = machine.last_timestamp_us
+    applier.apply(make_entry(1, 11, EntryKind.NORMAL, encode_checkpoint(stamp_us)))
+    line = "\u2014 witness.example/w AAAAAAAA"
+    applier.apply(make_entry(1, 12, EntryKind.NORMAL, encode_cosignatures(stamp_us, machine.published, [line])))
+    for index, recoveries in ((13, ()), (14, (5,)), (15, (5,))):
+        assert machine.cosigned == (machine.published if index < 15 else NOTHING_PUBLISHED)
+        configuration = msgspec.structs.replace(CONFIGURATION, recoveries=recoveries)
+        applier.apply(make_entry(1, index, EntryKind.CONFIGURATION, encode_configuration(configuration)))
+    assert (machine.cosigned, machine.cosignatures) == (NOTHING_PUBLISHED, ())
+    applier.apply(make_entry(1, 16, EntryKind.NORMAL, encode_cosignatures(stamp_us, machine.published, [line])))
+    applier.apply(make_entry(1, 17, EntryKind.CONFIGURATION, encode_configuration(configuration)))
+    assert machine.cosigned == machine.published, "the same recoveries rename nothing"
+    store.close()
+
+
+def test_a_head_that_cannot_be_is_damage_of_the_file(tmp_path: Path) -> None:
+    applier, store = applier_on(tmp_path / "node")
+    applier.apply_run([entry(index) for index in range(1, ENTRIES + 1)])
+    store.flush(ENTRIES)
+    store.close()
+    path = tmp_path / "node" / "ledger.db"
+    db = apsw.Connection(str(path))
+    db.execute("UPDATE stored_heads SET leaf_index = 99999")
+    db.close()
+    store = SqliteLedgerStore(path, 50_000, CLUSTER_ID)
+    applier = Applier(store, ANSWERS_MAX)
+    before = applier.machine.summary()
+    with pytest.raises(DamagedFile, match=r"^ledger\.db is damaged: entry \d+ cannot be applied: .* leaf 99999"):
+        applier.apply_run([entry(index) for index in range(ENTRIES + 1, 2 * ENTRIES)])
+    assert store.load()[0] == before, "nothing of a run that met damage is kept"
     store.close()

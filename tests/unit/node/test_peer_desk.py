@@ -102,13 +102,15 @@ async def test_a_node_that_finds_no_leader_asks_for_hellos_again(
     await rig.driver.start()
     core = rig.driver.core
     assert core is not None
-    linked = msgspec.structs.replace(hello_of(3, index=1, committed=1, members=(1, 2, 3)), features=("checkpoints",))
+    speaks = {"protocol": 3, "protocol_min": 2, "features": ("checkpoints",)}
+    linked = msgspec.structs.replace(hello_of(3, index=1, committed=1, members=(1, 2, 3)), **speaks)
     rig.driver.members.hellos[3] = linked
     await until(lambda: len(asked) >= 4, "both to be asked twice")
     assert core.state.may_stand()
     answers[3] = msgspec.msgpack.encode(hello_of(3, index=9, committed=9, members=(2, 3)))
     await until(lambda: not core.state.may_stand(), "it to hear that it was removed")
-    assert rig.driver.members.hellos[3].features == ("checkpoints",), "as its link said"
+    hello = rig.driver.members.hellos[3]
+    assert {name: getattr(hello, name) for name in speaks} == speaks, "as its link said"
     rig.heartbeat()
     await asyncio.sleep(0.1)  # what was asked before is answered
     count = len(asked)

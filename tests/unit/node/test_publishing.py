@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 
 import apsw
+import msgspec
 import pytest
 from driver_rig import LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
 
@@ -13,13 +14,14 @@ from appliance.adapters.ed25519 import verify as ed25519_verify
 from appliance.ledger.checkpoint import open_checkpoint
 from appliance.ledger.commands import Op, Operation, WriteRequest, encode_checkpoint, encode_cosignatures
 from appliance.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
-from appliance.ledger.note import Ed25519Verifier, parse_note
+from appliance.ledger.note import Ed25519Verifier, format_verifier_key, parse_note
 from appliance.ledger.tile_paths import BundleId, TileId
 from appliance.node.api import CheckpointAnswer
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import Identity
 from appliance.node.publishing import Publishing
 from appliance.raft.messages import Configuration, Entry, EntryKind, make_entry
+from appliance.raft.state import encode_configuration
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -127,6 +129,38 @@ async def test_who_asks_for_more_than_there_is_waits_and_is_told(rig: Rig) -> No
     waiting = asyncio.create_task(rig.service.tile(TileId(0, 0, 2)))
     rig.take([put(4), checkpoint_at(5, 5)], commit=5)
     assert len(await asyncio.wait_for(waiting, WAIT_S)) == 64
+
+
+async def test_after_a_recovery_the_log_has_another_name_and_key(rig: Rig) -> None:
+    """From when this node acts on it, not from when it is applied: what is applied meanwhile may contradict what the
+    log of before has signed.
+    """
+    line = "\u2014 witness.example/w AAAAAAAA"
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    before = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+    opened(rig, before)
+    cosigned = encode_cosignatures(4, rig.driver.applier.machine.published, [line])
+    rig.take([make_entry(TERM, 4, EntryKind.NORMAL, cosigned)], commit=4)
+    await until(lambda: rig.publishing.cosigned.tree_size == 1, "it to be cosigned")
+    assert line.encode() in (await rig.service.checkpoint()).note
+    assert rig.service.cluster().key_history == (format_verifier_key(rig.log_key.verifier_key),)
+
+    core = rig.driver.core
+    assert core is not None
+    configuration = msgspec.structs.replace(core.state.configuration, recoveries=(7,))
+    renamed = rig.log_key.after((7,))
+    recovery = make_entry(TERM, 5, EntryKind.CONFIGURATION, encode_configuration(configuration))
+    rig.take([recovery], commit=4)
+    await until(lambda: core.state.configuration.recoveries == (7,), "it to act on it")
+    for index in (4, 5):
+        await until(lambda index=index: rig.driver.applier.applied_index == index, "it to be applied")
+        after = await asyncio.wait_for(rig.service.checkpoint(), WAIT_S)
+        checkpoint = open_checkpoint(after.note, Ed25519Verifier(renamed.verifier_key, ed25519_verify)).checkpoint
+        assert (checkpoint.size, checkpoint.root) == (before.size, before.root)
+        assert len(parse_note(after.note).signatures) == 1, "what was cosigned is another log's"
+        rig.take([put(6)], commit=5)
+    keys = tuple(format_verifier_key(key.verifier_key) for key in (rig.log_key, renamed))
+    assert (rig.service.cluster().key_history, rig.service.cluster().verifier_key) == (keys, keys[1])
 
 
 async def test_a_node_without_the_key_says_so(rig: Rig) -> None:
