@@ -146,6 +146,7 @@ def test_a_head_that_no_entry_can_follow_makes_the_next_start_read_all_back(clus
     cluster.wait_healthy(node)
     assert cluster.put(cluster.leader(), "k", b"2").status_code == 200
     await_value(lambda: not cluster.is_running(node) or None, "the node to end")
+    assert cluster.processes.pop(node).returncode == 1
     assert "ledger.db is damaged: entry" in cluster.log(node)
     cluster.start(node)
     cluster.wait_healthy(node)
