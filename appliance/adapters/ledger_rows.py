@@ -60,10 +60,8 @@ PRESENT_KEYS: Final = (  # from, but not `after`, to before
 )
 LEAVES_FROM: Final = "SELECT leaf_index, leaf FROM leaves WHERE leaf_index >= ? ORDER BY leaf_index"
 LEAF_BY_INDEX: Final = "SELECT leaf_index, raft_index, leaf, salt, value FROM leaves WHERE leaf_index = ?"
-ANSWER_BY_KEY: Final = (
-    "SELECT actor, idempotency_key, request_hash, timestamp_us, result FROM answers"
-    " WHERE actor = ? AND idempotency_key = ?"
-)
+ALL_ANSWERS: Final = "SELECT actor, idempotency_key, request_hash, timestamp_us, result FROM answers"
+ANSWER_BY_KEY: Final = f"{ALL_ANSWERS} WHERE actor = ? AND idempotency_key = ?"
 
 _LEAF_COLUMNS: Final = 5
 _LEAF_AT: Final = 2  # the column with the leaf itself
@@ -204,7 +202,9 @@ def put_meta(db: apsw.Connection, name: str, value: bytes) -> None:
 
 
 def head_from_row(row: Sequence[Value]) -> Head:
-    """Make a head of the columns of `HEAD_BY_KEY`."""
+    """Make a head of the columns of `HEAD_BY_KEY`. Raises `ValueError` when the row is damaged."""
+    if not all(type(one) is int for one in row):
+        raise ValueError(f"a head has columns that are no integers: {list(row)}")
     version, leaf_index, deleted, timestamp_us, size = cast(Sequence[int], row)
     return Head(version, leaf_index, bool(deleted), timestamp_us, size)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Final, cast
@@ -207,7 +208,8 @@ class SqliteLedgerStore:
                 return None
             row = self._open_reader().row(HEAD_BY_KEY, (key,))
             if row is not None:
-                head = head_from_row(row)
+                with self._readable(f"the head of {key!r}"):
+                    head = head_from_row(row)
                 memory.keep_head(key, head)
         return head
 
@@ -217,15 +219,24 @@ class SqliteLedgerStore:
         wanted = memory.unknown(dict.fromkeys(keys))
         self._absent = absent = set()
         at, left = 0, len(wanted)
-        for count, statement in HEADS_BY_KEYS:
-            while left >= count:
-                keys = wanted[at : at + count]
-                for key, text in zip(keys, self._open_reader().rows(statement, keys)[0], strict=True):
-                    if text is None:
-                        absent.add(key)
-                    else:
-                        memory.keep_head(key, head_from_text(cast(str, text)))
-                at, left = at + count, left - count
+        with self._readable("the head of a key"):
+            for count, statement in HEADS_BY_KEYS:
+                while left >= count:
+                    keys = wanted[at : at + count]
+                    for key, text in zip(keys, self._open_reader().rows(statement, keys)[0], strict=True):
+                        if text is None:
+                            absent.add(key)
+                        else:
+                            memory.keep_head(key, head_from_text(cast(str, text)))
+                    at, left = at + count, left - count
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """What cannot be decoded is damage of the file."""
+        try:
+            yield
+        except ValueError as error:
+            raise DamagedFile(str(self._path), f"{what} cannot be read: {error}") from error
 
     def expect(self, entries: int) -> None:
         """So many more entries wait to be applied: what they may outdate need not be written before them."""
@@ -254,7 +265,8 @@ class SqliteLedgerStore:
             row = self._open_reader().row(ANSWER_BY_KEY, (actor, idempotency_key))
             if row is None:
                 return None
-            answer = answer_from_row(row)
+            with self._readable(f"the answer kept for {idempotency_key!r}"):
+                answer = answer_from_row(row)
         return None if answer.timestamp_us < self._forgotten_before_us else answer
 
     def answers_before(self, timestamp_us: int) -> int:

@@ -5,6 +5,8 @@ What is in memory only does not count here: a tree is proven once the file holds
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -17,7 +19,7 @@ from appliance.adapters.sqlite import Row, Value, storage_error
 from appliance.ledger.merkle import HASH_BYTES, consistency_proof, inclusion_proof, leaf_hash, root_of
 from appliance.ledger.state import NewLeaf
 from appliance.ledger.tile_paths import TILE_WIDTH, TileId, row_counts
-from appliance.ledger.tiles import TileNodes, tile_root
+from appliance.ledger.tiles import TileError, TileNodes, tile_root
 from appliance.node.ports import DamagedFile
 from appliance.node.proof_ports import LeavesUnavailable
 
@@ -69,17 +71,20 @@ class LedgerTree:
     def root(self, tree_size: int) -> bytes:
         """Root of the tree of so many leaves."""
         self._expect(tree_size)
-        return root_of(tree_size, self._nodes(tree_size))
+        with self._whole_tiles():
+            return root_of(tree_size, self._nodes(tree_size))
 
     def inclusion(self, leaf_index: int, tree_size: int) -> list[bytes]:
         """The inclusion path of a leaf."""
         self._expect(tree_size)
-        return inclusion_proof(leaf_index, tree_size, self._nodes(tree_size))
+        with self._whole_tiles():
+            return inclusion_proof(leaf_index, tree_size, self._nodes(tree_size))
 
     def consistency(self, first_size: int, second_size: int) -> list[bytes]:
         """The consistency proof of two sizes."""
         self._expect(second_size)
-        return consistency_proof(first_size, second_size, self._nodes(second_size))
+        with self._whole_tiles():
+            return consistency_proof(first_size, second_size, self._nodes(second_size))
 
     def recheck(self, first: int, tree_size: int, root: bytes) -> None:
         """Hash what stands from a leaf on again, level by level up to the root."""
@@ -118,6 +123,14 @@ class LedgerTree:
             raise DamagedFile(str(self._path), _first_difference(level, begin, below, hashes))
         if tile_root(hashes) != root:
             raise DamagedFile(str(self._path), f"tile {index} of level {level} does not lead to the root beside it")
+
+    @contextmanager
+    def _whole_tiles(self) -> Iterator[None]:
+        """What is no tile is damage of this file."""
+        try:
+            yield
+        except TileError as error:
+            raise DamagedFile(str(self._path), str(error)) from error
 
     def _nodes(self, tree_size: int) -> TileNodes:
         return TileNodes(tree_size, self.tile)

@@ -12,11 +12,13 @@ from msgspec import Struct
 
 from appliance.adapters.formats import refuse_newer
 from appliance.adapters.ledger_rows import (
+    ALL_ANSWERS,
     ALL_HEADS,
     HEADS_LAG_SINCE,
     HEADS_MARK,
     LEDGER_FORMAT,
     LEDGER_FORMATS_READ,
+    answer_from_row,
     decode_summary,
     head_from_leaf,
 )
@@ -81,6 +83,7 @@ def read_contents(reader: Reader, cluster_id: str) -> Contents:
         if rows["cluster_id"] != cluster_id.encode():
             raise DamagedFile(str(reader.path), "it belongs to another cluster")
         summary = decode_summary(rows["summary"])
+        MerkleFrontier.from_frontier(summary.tree_size, summary.frontier)
         mark = int(rows[HEADS_MARK]) if found_format >= HEADS_LAG_SINCE else summary.tree_size
         if not 0 <= mark <= summary.tree_size:
             raise DamagedFile(str(reader.path), f"its heads are said to reach leaf {mark} of {summary.tree_size}")
@@ -126,6 +129,11 @@ def check_content(reader: Reader, cluster_id: str) -> tuple[Summary, bytes]:
         counted = reader.row("SELECT count(*) FROM answers")
         if counted != (summary.answer_count,):
             _damaged(reader, f"it holds {counted} answers, and its summary says {summary.answer_count}")
+        for row in reader.rows_lazily(ALL_ANSWERS):
+            try:
+                answer_from_row(row)
+            except ValueError as error:
+                _damaged(reader, f"the answer kept for {row[1]!r:.100} cannot be read: {error}")
     return summary, contents.meta
 
 

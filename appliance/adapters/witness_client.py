@@ -33,7 +33,11 @@ class WitnessClient:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S),
             follow_redirects=False,
             trust_env=False,
-            headers={"User-Agent": "scribe-ledger", "Content-Type": TEXT_CONTENT_TYPE},
+            headers={
+                "User-Agent": "scribe-ledger",
+                "Content-Type": TEXT_CONTENT_TYPE,
+                "Accept-Encoding": "identity",
+            },
         )
 
     async def submit(self, body: bytes) -> Answer:
@@ -41,13 +45,13 @@ class WitnessClient:
         try:
             async with self._client.stream("POST", self._url, content=body) as response:
                 answer = bytearray()
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.aiter_raw():  # unpacked, a few bytes could fill the memory
                     answer += chunk
                     if len(answer) > ANSWER_BYTES_MAX:
                         raise WitnessUnreachable(f"its answer has more than {ANSWER_BYTES_MAX} bytes")
                 content_type = response.headers.get("content-type", "")
                 return Answer(response.status_code, content_type, bytes(answer))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # the latter for a redirection to nowhere
             raise WitnessUnreachable(str(error) or type(error).__name__) from error
 
     async def close(self) -> None:

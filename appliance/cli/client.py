@@ -176,6 +176,8 @@ class Client(_Base):
                     timeout=self._timeout(call),
                 ) as answer:
                     body = _read(answer, bytes_max, call.deadline_s)
+            except httpx.InvalidURL as error:  # a redirection to nowhere, which is not followed, but looked at
+                call.lost(url, str(error), time.monotonic(), sent=True)
             except httpx.TransportError as error:
                 call.lost(url, _reason(error), time.monotonic(), sent=not isinstance(error, _NOT_SENT))
             else:

@@ -189,6 +189,12 @@ def exit_of(code: str, status: int) -> Exit:
     return EXIT_OF_ERROR.get(code) or _EXIT_OF_STATUS.get(status, Exit.FAILURE)
 
 
+def no_node_known() -> CliError:
+    """Neither `--url` nor a cluster of this directory names a node."""
+    hint = "start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)"
+    return CliError(Exit.USAGE, "no node is known", hint=hint, code="usage")
+
+
 def finding(code: str, message: str, *, hint: str = "", status: int = 0) -> CliError:
     """What `verify` found, as the error that it ends with; `code` is one of `EXIT_OF_FINDING`."""
     exit_code = EXIT_OF_FINDING[code]

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from appliance.cli.exits import CliError, Exit, exit_of
+from appliance.cli.exits import CliError, Exit, exit_of, no_node_known
+from appliance.ledger.canonical import read_decimal
 from appliance.tables.errors import ERRORS
 
 BACKOFF_S_MIN: Final = 0.1
@@ -38,7 +39,7 @@ class Answer:
         """Decode the body. Raises `CliError` when it is no JSON (something else listens at that URL)."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CliError(
                 Exit.FAILURE, f"{self.url} answered something that is no JSON: {error}", hint="check --url"
             ) from None
@@ -49,12 +50,7 @@ class Rotation:
 
     def __init__(self, urls: Sequence[str], chance: random.Random) -> None:
         if not urls:
-            raise CliError(
-                Exit.USAGE,
-                "no node is known",
-                hint="start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)",
-                code="usage",
-            )
+            raise no_node_known()
         self._urls = tuple(urls)
         self._chance = chance
         self._current = 0
@@ -210,7 +206,7 @@ def error_of(url: str, status: int, body: bytes) -> tuple[CliError, bool]:
     """
     try:
         problem = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         problem = None
     if not isinstance(problem, dict):
         problem = {}
@@ -234,7 +230,5 @@ def error_of(url: str, status: int, body: bytes) -> tuple[CliError, bool]:
 
 def _seconds(text: str | None) -> float | None:
     """Seconds of a `Retry-After` header; our nodes send whole seconds, a date counts as none."""
-    try:
-        return max(float(text), 0.0) if text else None
-    except ValueError:
-        return None
+    seconds = read_decimal(text or "")
+    return None if seconds is None else float(seconds)

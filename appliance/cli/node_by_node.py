@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from appliance.cli.exits import CliError, Exit
+from appliance.cli.exits import CliError, Exit, no_node_known
 from appliance.cli.session import Session, parse_urls
 
 NodeOption = Annotated[str, typer.Option("--node", help="URL of the node; by default the first one of --url.")]
@@ -23,12 +23,7 @@ def chosen_nodes(session: Session, node: str, *, every: bool) -> Sequence[str]:
     urls = parse_urls(node) or session.urls
     chosen = urls if every else urls[:1]
     if not chosen:
-        raise CliError(
-            Exit.USAGE,
-            "no node is known",
-            hint="start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)",
-            code="usage",
-        )
+        raise no_node_known()
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 INTEGER_MAX: Final = 2**53
 WIDTH_PIPED: Final = 200
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 def emit(session: Session, value: msgspec.Struct, *, table: Iterable[Sequence[Any]], columns: Sequence[str]) -> None:
@@ -65,7 +67,7 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("-" if cell is None else printable(str(cell))) for cell in row))
     console().print(table)
 
 
@@ -79,7 +81,12 @@ def console(*, error: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Tell a person something on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text, with control characters as escapes: what a node says must not speak to the terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def report(error: CliError, output: Output) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from appliance.cli.exits import CliError, Exit
+from appliance.cli.exits import no_node_known
 from appliance.cli.session import Session
 from appliance.cli.shapes import NodeHealth, NodeStatus
 
@@ -100,12 +100,7 @@ def _object_at(url: str, path: str, session: Session) -> dict[str, Any]:
 def probe_all(urls: Sequence[str], session: Session, probe: Callable[[str, Session], _T]) -> list[_T]:
     """Look at all nodes at once. Raises `CliError` when no node is known."""
     if not urls:
-        raise CliError(
-            Exit.USAGE,
-            "no node is known",
-            hint="start a cluster with `appliance up`, or give --url http://host:port (APPLIANCE_URL)",
-            code="usage",
-        )
+        raise no_node_known()
     if len(urls) == 1:
         return [probe(urls[0], session)]
     with ThreadPoolExecutor(max_workers=min(len(urls), 16)) as pool:

@@ -52,6 +52,7 @@ class _Read(NamedTuple):
     meta: bytes
     last_write_us: int
     damage: str
+    doubt: str = ""
 
 
 class Recovery(NamedTuple):
@@ -75,14 +76,23 @@ class StoppedNode:
         holding: what it holds.
         base: what stands before the first entry of a log that is made anew.
         last_write_us: stamp of the last write that it holds, Unix microseconds; 0 when it is not known.
+        doubt: why its ledger file cannot be used, so that the log makes it again; else an empty string.
     """
 
     def __init__(
-        self, directory: DataDirectory, settings: Settings, holding: Holding, base: SnapshotMeta, last_write_us: int
+        self,
+        directory: DataDirectory,
+        settings: Settings,
+        holding: Holding,
+        *,
+        base: SnapshotMeta,
+        last_write_us: int,
+        doubt: str,
     ) -> None:
         self.directory = directory
         self.holding = holding
         self.last_write_us = last_write_us
+        self._doubt = doubt
         self._base = base
         self._place = Place.of(settings)
 
@@ -99,6 +109,13 @@ class StoppedNode:
             identity.node_id, identity.incarnation, MemberRole.VOTER, self._place.address, self._place.raft_address
         )
         configuration, entry, hard_state = recovered(self.holding, me, _chance)
+        standing = self.directory.standing
+        if standing.diverged:  # nobody is left to whom it could be compared, or who could send a snapshot
+            if not self.holding.diverged:
+                self.directory.set_aside(standing.diverged, ledger_only=True)
+            standing.note_divergence("")
+        if self._doubt:
+            self.directory.standing.note_doubt(self._doubt)  # a start would not look for what is wrong inside of it
         kept = None
         if self.holding.damage:
             kept = self._make_log(entry, hard_state)
@@ -166,8 +183,9 @@ def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
         applied_index=summary.applied_index,
         tree_size=summary.tree_size,
         damage=read.damage,
+        diverged=directory.standing.diverged if stored is None or stored.snapshot.index > 0 else "",
     )
-    return StoppedNode(directory, settings, holding, base, read.last_write_us)
+    return StoppedNode(directory, settings, holding, base=base, last_write_us=read.last_write_us, doubt=read.doubt)
 
 
 def _read(directory: DataDirectory, cluster_id: str) -> _Read:
@@ -191,19 +209,20 @@ def _read(directory: DataDirectory, cluster_id: str) -> _Read:
 
 
 def _read_both(directory: DataDirectory, log_store: SqliteLogStore, ledger_store: SqliteLedgerStore) -> _Read:
+    doubt = ""
     try:
         stored = recover(log_store, ledger_store, directory.path, _Said())
-        summary, meta = ledger_store.load()
-        if directory.standing.doubt:
-            ledger_store.check()
+        ledger_store.load()
+        summary, meta = ledger_store.check()  # all others will rest on it
     except DamagedFile as error:
         stored = log_store.load()
         if not Path(error.path).name.startswith(LEDGER_NAME) or stored.snapshot.index > 0:
             raise
-        say(f"{error}; the log makes it again at the next start")
+        doubt = str(error)
+        say(f"{doubt}; the log makes it again at the next start")
         summary, meta = Summary(), b""
     stamp_us = _last_stamp_us(log_store, stored)
-    return _Read(stored, summary, meta, stamp_us or summary.last_timestamp_us, "")
+    return _Read(stored, summary, meta, stamp_us or summary.last_timestamp_us, "", doubt)
 
 
 def _last_stamp_us(log_store: SqliteLogStore, stored: StoredLog) -> int:

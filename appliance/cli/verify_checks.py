@@ -10,7 +10,7 @@ from appliance.adapters.ed25519 import verify
 from appliance.cli.exits import CliError, finding
 from appliance.cli.output import emit_table
 from appliance.cli.proof_shapes import ProvenLeaf, VerifyCheck
-from appliance.ledger.checkpoint import Checkpoint, parse_checkpoint
+from appliance.ledger.checkpoint import Checkpoint, is_recovery, parse_checkpoint
 from appliance.ledger.encoding import SALT_BYTES, Leaf, LeafError, decode_leaf, value_hash
 from appliance.ledger.note import Ed25519Verifier, NoteError, NoteNotSigned, VerifierKey, open_note, parse_note
 from appliance.ledger.proof_extra import ExtraMalformed, ProofExtra, decode_extra
@@ -123,7 +123,7 @@ def judge_proof(checks: Checks, data: bytes, trusted: Trusted, key: str | None) 
             code = _CODES[check.name]
             if check.name is CheckName.LOG_SIGNATURE and _is_unsigned(proof.checkpoint, trusted.log()):
                 code = "checkpoint_unsigned"
-            checks.failed(check.name, finding(code, check.reason, hint=_hint(check.name, extra)))
+            checks.failed(check.name, finding(code, check.reason, hint=_hint(check.name, proof, extra, trusted)))
         else:
             checks.rows.append(VerifyCheck(name=check.name, result=check.result, reason=check.reason))
     results = {check.name: check.result for check in report.checks}
@@ -200,8 +200,21 @@ def _is_unsigned(checkpoint: bytes, log: Ed25519Verifier) -> bool:
     return False
 
 
-def _hint(name: CheckName, extra: ProofExtra) -> str:
-    if name is not CheckName.ORIGIN or not extra.key_history:
+def recovery_hint(origin: str, trusted: VerifierKey) -> str:
+    """What to do about a checkpoint of this origin, if it is what the trusted log became by a recovery; else empty."""
+    if not is_recovery(origin, trusted.name):
         return ""
+    return (
+        "its name says that an operator recovered the cluster, so that entries may be gone: have whoever runs the "
+        "ledger confirm it and the new key, which `appliance cluster info` shows, and give that with --verifier-key"
+    )
+
+
+def _hint(name: CheckName, proof: ProofFile, extra: ProofExtra, trusted: Trusted) -> str:
+    if name is not CheckName.ORIGIN:
+        return ""
+    hint = recovery_hint(parse_checkpoint(parse_note(proof.checkpoint).text).origin, trusted.log_key)
+    if hint or not extra.key_history:
+        return hint
     names: Sequence[str] = [key.name for key in extra.key_history]
     return f"the file names keys of {', '.join(names)}: give the one that you trust with --verifier-key"

@@ -107,7 +107,7 @@ class LogSource:
         answer = self._get(_CONSISTENCY, 2 * NOTE_BYTES_MAX, "checkpoint_malformed", {"from": size_min})
         try:
             return (msgspec.json.decode(answer.body, type=_Consistency).checkpoint or "").encode()
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return b""
 
     def proof_file(self, key: str) -> Answer:
@@ -120,7 +120,7 @@ class LogSource:
             params = {"from": first_size, "to": second_size}
             answer = self._get(_CONSISTENCY, CONSISTENCY_BYTES_MAX, "no_consistency", params)
             hashes = [bytes.fromhex(text) for text in msgspec.json.decode(answer.body, type=_Consistency).path]
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         fits = len(hashes) <= PATH_LINES_MAX + 1 and all(len(one) == HASH_BYTES for one in hashes)
         return hashes if fits else None
@@ -153,7 +153,7 @@ class LogSource:
         answer = self._get(key_path("/history", key), HISTORY_BYTES_MAX, "list_wrong", {"limit": 1})
         try:
             versions = msgspec.json.decode(answer.body, type=_History, strict=False).versions
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             versions = []
         return versions[0].leaf_index if versions else -1
 
@@ -163,7 +163,7 @@ class LogSource:
         answer = self._get("/kv", PAGE_BYTES_MAX, "list_wrong", params)
         try:
             return msgspec.json.decode(answer.body, type=KeyPage, strict=False)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise finding("list_wrong", f"{answer.url} lists its keys in a form that cannot be read: {error}") from None
 
     def _resource(self, resource: TileId | BundleId, bytes_max: int, too_long: str) -> bytes:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
-from appliance.cli.exits import CliError, Exit, finding
+from appliance.cli.exits import CliError, Exit, finding, no_node_known
 from appliance.cli.output import emit_json, emit_table
 from appliance.cli.proof_shapes import LogVerified, NodeVerified
 from appliance.cli.verify_checks import Checks, Trusted, show_checks
 from appliance.cli.verify_fetch import LogSource
 from appliance.cli.verify_leaves import LeafFacts
 from appliance.cli.verify_standing import CONSISTENCY, Standing, at_all, compare, forked, open_signed
-from appliance.cli.verify_tables import claimed_size, compare_list, settle_claims
+from appliance.cli.verify_tables import claimed_sizes, compare_list, settle_claims
 from appliance.cli.verify_tree import BadEntry, TreeAudit, first_unlike
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _COLUMNS: Final = ("node", "result", "checkpoint", "entries", "tiles", "keys", "
 def verify_log(session: Session, trusted: Trusted, memory: CheckpointMemory) -> None:
     """Verify all nodes of the session. Raises `CliError` with the worst that was found, after all of it is shown."""
     if not session.urls:
-        raise CliError(Exit.USAGE, "no node is known", hint="give --url http://host:port (APPLIANCE_URL)", code="usage")
+        raise no_node_known()
     with tempfile.TemporaryDirectory(prefix="appliance-verify-") as directory, ExitStack() as stack:
         run = _Run(session, trusted, memory, Path(directory), stack)
         run.run()
@@ -202,20 +202,36 @@ class _Run:
             try:
                 node.listed = compare_list(node.source, facts)
             except CliError as error:
-                if error.exit_code is Exit.AUTH:
+                if error.exit_code is Exit.AUTH and not self._session.api_key:
                     self._not_checked.append(f"The list of keys of {node.url}: {error.message}")
                 else:
                     node.error = error
-        size = claimed_size(facts)
+        claims = claimed_sizes(facts)
+        size = max((claims[node.url] for node in self._nodes if self._covers(node, claims.get(node.url, 0))), default=0)
         if size and not self._take_newer(facts, size):
             return
         for node in self._nodes:
             try:
-                settle_claims(node.url, facts)
+                if node.error is None:
+                    settle_claims(node.url, facts)
             except CliError as error:
-                node.error = node.error or error
+                node.error = error
         if any(node.listed for node in self._nodes if node.error is None):
             self._checks.passed(KEYS, f"by the entries {self._keys} keys are present; each list read says the same")
+
+    def _covers(self, node: _Node, size: int) -> bool:
+        """Whether a node that lists what stands behind the checkpoint shows a newer one that covers it. One that makes
+        such claims and nothing that they could be held to keeps nobody from settling those of the others.
+        """
+        if not size or node.error is not None:
+            return False
+        try:
+            newer = open_signed(node.source.checkpoint_beyond(size), self._log, node.url)
+            _expect_size(newer, size)
+        except CliError as error:
+            node.error = error
+            return False
+        return True
 
     def _take_newer(self, facts: LeafFacts, size: int) -> bool:
         """Take the entries behind the checkpoint that rows of a list name, under a newer one."""
@@ -224,9 +240,7 @@ class _Run:
         facts.note_newer()
         try:
             newer = open_signed(node.source.checkpoint_beyond(size), self._log, node.url)
-            if newer.checkpoint.size < size:
-                text = f"{node.url} shows a checkpoint of {newer.checkpoint.size} entries, and {size} were asked for"
-                raise finding("log_behind", text)
+            _expect_size(newer, size)
             compare(self._session, self._memory, newer, self._log)
             node.audit.advance(newer.checkpoint)
         except BadEntry as bad:
@@ -273,6 +287,12 @@ class _Run:
             not_checked=not_checked,
             assumptions=list(_ASSUMPTIONS),
         )
+
+
+def _expect_size(newer: Seen, size: int) -> None:
+    if newer.checkpoint.size < size:
+        text = f"{newer.url} shows a checkpoint of {newer.checkpoint.size} entries, and {size} were asked for"
+        raise finding("log_behind", text)
 
 
 def _of_node(node: _Node) -> CliError:

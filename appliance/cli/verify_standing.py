@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from appliance.cli.checkpoint_memory import CheckpointMemory, Seen
 from appliance.cli.exits import CliError, Exit, finding
 from appliance.cli.proof_shapes import VerifyCheck
+from appliance.cli.verify_checks import recovery_hint
 from appliance.cli.verify_fetch import LogSource
-from appliance.ledger.checkpoint import CheckpointMalformed, WrongOrigin, is_recovery, open_checkpoint, parse_checkpoint
+from appliance.ledger.checkpoint import CheckpointMalformed, WrongOrigin, open_checkpoint, parse_checkpoint
 from appliance.ledger.merkle import verify_consistency
 from appliance.ledger.note import Ed25519Verifier, NoteMalformed, NoteNotSigned, SignatureWrong, parse_note
 from appliance.ledger.proof_file import CheckResult
@@ -41,7 +42,9 @@ def open_signed(data: bytes, log: Ed25519Verifier, url: str) -> Seen:
     except (NoteMalformed, CheckpointMalformed) as error:
         code, reason = "checkpoint_malformed", str(error)
     except WrongOrigin as error:
-        raise finding("wrong_origin", f"the checkpoint of {url}: {error}", hint=_other_log(data, log)) from None
+        raise finding(
+            "wrong_origin", f"the checkpoint of {url}: {error}", hint=recovery_hint(_origin(data), log.key)
+        ) from None
     except SignatureWrong as error:
         code, reason = "checkpoint_forged", str(error)
     except NoteNotSigned as error:
@@ -49,14 +52,8 @@ def open_signed(data: bytes, log: Ed25519Verifier, url: str) -> Seen:
     raise finding(code, f"the checkpoint of {url}: {reason}")
 
 
-def _other_log(data: bytes, log: Ed25519Verifier) -> str:
-    """What to do about a checkpoint of another log than the one that is trusted."""
-    if not is_recovery(parse_checkpoint(parse_note(data).text).origin, log.key.name):
-        return ""
-    return (
-        "its name says that an operator recovered the cluster, so that entries may be gone: have whoever runs the "
-        "ledger confirm it and the new key, which `appliance cluster info` shows, and give that with --verifier-key"
-    )
+def _origin(data: bytes) -> str:
+    return parse_checkpoint(parse_note(data).text).origin
 
 
 def compare(session: Session, memory: CheckpointMemory, seen: Seen, log: Ed25519Verifier) -> Standing:
@@ -128,16 +125,20 @@ def _lag(session: Session, memory: CheckpointMemory, last: Seen, seen: Seen, log
 
 def _is_proven(session: Session, smaller: Seen, larger: Seen) -> bool:
     """Whether some node proves that the larger tree continues the smaller one. Raises `CliError` when none answers."""
-    if _proves(session, "", smaller, larger):
-        return True
 
-    def ask(url: str) -> bool:
+    def ask(url: str) -> bool | CliError:
         try:
             return _proves(session, url, smaller, larger)
-        except CliError:
-            return False
+        except CliError as error:
+            return error
 
-    return any(at_all(session.urls, ask))
+    answers = at_all(session.urls, ask)
+    told = [answer for answer in answers if isinstance(answer, bool)]
+    if not told:
+        errors = [answer for answer in answers if isinstance(answer, CliError)]
+        # One that may answer when it is asked again says more than one that refuses.
+        raise next((error for error in errors if error.exit_code is Exit.UNAVAILABLE), errors[0])
+    return any(told)
 
 
 def _proves(session: Session, url: str, smaller: Seen, larger: Seen) -> bool:

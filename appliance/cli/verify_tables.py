@@ -59,11 +59,10 @@ def settle_claims(url: str, facts: LeafFacts) -> None:
             raise finding("list_wrong", f"the key {key!r} {what}")
 
 
-def claimed_size(facts: LeafFacts) -> int:
-    """How many entries have to be at hand to settle all claims; 0 when there are none."""
+def claimed_sizes(facts: LeafFacts) -> dict[str, int]:
+    """How many entries have to be at hand to settle the claims of each node that makes any."""
     facts.db.execute(_SCHEMA)
-    last = facts.db.execute("SELECT max(leaf_index) FROM claims").get
-    return int(last) + 1 if isinstance(last, int) else 0
+    return {url: last + 1 for url, last in facts.db.execute("SELECT url, max(leaf_index) FROM claims GROUP BY url")}
 
 
 class _Comparison:

@@ -120,5 +120,11 @@ def _check_origin(checkpoint: Checkpoint, key: VerifierKey) -> None:
 
 def is_recovery(origin: str, of: str) -> bool:
     """Whether a log's name says that it is what another became when an operator made one node go on alone."""
-    stem = of.partition(RECOVERED)[0]
-    return origin != of and origin.startswith(stem + RECOVERED)
+    (stem, how_often), (old_stem, old_how_often) = _parts(origin), _parts(of)
+    return stem == old_stem and how_often > old_how_often
+
+
+def _parts(origin: str) -> tuple[str, int]:
+    """The name of the first log, and after how many recoveries."""
+    stem, _, which = origin.partition(RECOVERED)
+    return stem, read_decimal(which.partition("-")[0]) or 0

@@ -107,7 +107,8 @@ class Divergence:
     async def _serve(self, sender_node_id: int, body: bytes) -> bytes:
         driver = self._driver
         machine = driver.applier.machine
-        states = () if driver.installing else (*machine.states, machine.state_now())
+        is_told = not driver.installing and not driver.failure  # a failure may have left an entry half applied
+        states = (*machine.states, machine.state_now()) if is_told else ()
         return msgspec.msgpack.encode(_Told(driver.identity.incarnation, states))
 
     # -- what follows

@@ -113,6 +113,8 @@ class Driver:
         self.members = Members(identity.node_id, network, standing, log)
         self.installing = False
         self.installed_index = 0  # of the last snapshot that was installed while this node ran
+        self.given_up = False  # its data are condemned, and it is about to end: it takes no part any more
+        self.when_replaced: list[Callable[[], None]] = []  # called then
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None
         self.calls: dict[str, Callable[[int, bytes], Awaitable[bytes]]] = {}  # what peers may ask for, by name
         self.traces = WriteTraces(tracer, clock, identity.node_id)
@@ -381,6 +383,8 @@ class Driver:
         self.applied_waiters.reach(meta.index)
         self.published_waiters.reach(self.applier.machine.published.tree_size)
         self.fitness.divergence.replaced()
+        for tell in self.when_replaced:
+            tell()
         self.log.info("snapshot.installed", index=meta.index, term=meta.term)
         self._apply_queue.run_more()
 

@@ -37,6 +37,8 @@ class Holding(Struct, frozen=True, kw_only=True):
         applied_index: what `ledger.db` holds.
         tree_size: leaves of that.
         damage: why its log cannot be used, so that only what `ledger.db` holds is kept; else an empty string.
+        diverged: how what `ledger.db` holds was found to differ from the state of the others, where no log makes it
+            again; else an empty string.
     """
 
     identity: Identity
@@ -49,6 +51,7 @@ class Holding(Struct, frozen=True, kw_only=True):
     applied_index: int
     tree_size: int
     damage: str = ""
+    diverged: str = ""
 
 
 def needless(holding: Holding, peers: Mapping[int, Hello]) -> str:
@@ -89,9 +92,16 @@ def losses(holding: Holding) -> list[str]:
     configuration, me = holding.configuration, holding.identity.node_id
     others = [n for n in configuration.voters() if n != me]
     place = f"entry {holding.last_index} of term {holding.last_term}"
-    if holding.damage:
-        return [f"every write behind {place}, whoever acknowledged it: {holding.damage}, and only ledger.db is kept"]
     found = []
+    if holding.diverged:
+        found.append(
+            f"the truth of what is kept: {holding.diverged}, and the log that could make it again has no beginning"
+        )
+    if holding.damage:
+        found.append(
+            f"every write behind {place}, whoever acknowledged it: {holding.damage}, and only ledger.db is kept"
+        )
+        return found
     if len(others) >= configuration.quorum():
         found.append(
             f"every acknowledged write behind {place}: {nodes_text(others)} can have acknowledged it without this node"

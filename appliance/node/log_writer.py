@@ -98,6 +98,8 @@ class LogWriter:
         self._stopping = False
         self._failed = False  # a write failed on the event loop: nothing is carried out any more
         self._idle = True
+        self._at_once = False  # the event loop writes, over the thread's connection
+        self._held_up = False  # the thread waits for that
         self._sweep_s = 0.0  # monotonic time from which on a slice may be removed
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="log-writer", daemon=True)
@@ -113,6 +115,7 @@ class LogWriter:
                 self._queue.append(item)
                 self._wake.notify()
                 return
+            self._at_once = True
         assert isinstance(item, Saving)
         self._write_at_once(item)
 
@@ -125,7 +128,10 @@ class LogWriter:
         """Write on the event loop; the thread is idle, and is given nothing before this is over."""
         started_s = time.monotonic()
         try:
-            self._append([item])
+            try:
+                self._append([item])
+            finally:
+                self._end_at_once()
         except DiskFull:
             with self._wake:
                 self._queue.append(item)  # the thread tries until there is room
@@ -139,6 +145,12 @@ class LogWriter:
         self._on_saved([item])
         if self._store.tidy_due():
             self.submit(Job(self._store.tidy, _nothing))
+
+    def _end_at_once(self) -> None:
+        with self._wake:
+            self._at_once = False
+            if self._held_up:
+                self._wake.notify()
 
     def _judge_disk(self, started_s: float, ended_s: float) -> None:
         """Decide after a write on the event loop who has the next ones. The thread's own writes say nothing: they
@@ -164,7 +176,10 @@ class LogWriter:
                     if self._stopping:
                         return
                     self._wake.wait(self._sweep_in_s())
-                self._idle = False
+                self._held_up = True
+                while self._at_once:
+                    self._wake.wait()
+                self._held_up = self._idle = False
                 taken = list(self._queue)
                 self._queue.clear()
             try:

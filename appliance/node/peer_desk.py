@@ -87,9 +87,15 @@ class PeerDesk:
 
     def on_hello(self, hello: Hello) -> None:
         """A peer says who it is."""
-        driver = self._driver
-        if driver.failure:
+        if self._driver.failure or self._driver.given_up:
             return
+        try:
+            self._heard(hello)
+        except Exception as error:  # of the disk, above all: what was heard could not be acted on
+            self._driver.fail(error)
+
+    def _heard(self, hello: Hello) -> None:
+        driver = self._driver
         driver.members.heard(driver.core, hello)
         if driver.core is not None and left_behind(driver.core.state.configuration, driver.identity, hello):
             self._give_up(driver.core, hello)
@@ -108,15 +114,12 @@ class PeerDesk:
             driver.pump_soon()
             return
         configuration = driver.founding.hear(hello)
-        try:
-            if configuration is not None:
-                driver.found(configuration)
-            elif driver.founding.admitted:
-                driver.join()
-            elif driver.founding.refusal:
-                self._log.warning("cluster.founding_refused", reason=driver.founding.refusal)
-        except Exception as error:
-            driver.fail(error)
+        if configuration is not None:
+            driver.found(configuration)
+        elif driver.founding.admitted:
+            driver.join()
+        elif driver.founding.refusal:
+            self._log.warning("cluster.founding_refused", reason=driver.founding.refusal)
 
     def _give_up(self, core: RaftCore, hello: Hello) -> None:
         """Take no part any more: an operator has decided that the cluster goes on without what this node holds. A node
@@ -145,7 +148,8 @@ class PeerDesk:
 
     def on_message(self, message: AnyMessage) -> None:
         """A Raft message came in."""
-        if self._driver.failure or message.sender in self._driver.members.parted:
+        driver = self._driver
+        if driver.failure or driver.given_up or message.sender in driver.members.parted:
             return
         if self._driver.core is None:
             if self._driver.founding is not None:

@@ -16,7 +16,7 @@ from appliance.ledger.tiles import TileError, TileNodes
 from appliance.node.api import CheckpointAnswer, InclusionAnswer
 from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
-from appliance.node.ports import StorageError
+from appliance.node.ports import DamagedFile, StorageError
 from appliance.node.proof_ports import LeavesUnavailable
 from appliance.node.publishing import Publishing, SignedTree
 from appliance.node.reading import Reading
@@ -46,17 +46,20 @@ class Proving:
 
     async def checkpoint(self, size_min: int = 0) -> CheckpointAnswer:
         """The latest checkpoint to show to others."""
-        machine = self._driver.applier.machine
-        cosigned = self._publishing.cosigned
-        is_fresh = machine.published.timestamp_us - cosigned.timestamp_us <= COSIGNED_AGE_US_MAX
-        if cosigned.tree_size >= max(1, size_min) and is_fresh:
-            return self._answer(await self._publishing.signed(cosigned))
-        return self._answer(await self._publishing.latest(size_min))
+        return self._answer(await self._shown(size_min))
+
+    async def _shown(self, size_min: int) -> SignedTree:
+        """The latest tree, or the one that witnesses have cosigned, where that is not much older."""
+        cosigned = self._publishing.cosigned.tree
+        age_us = self._driver.applier.machine.published.timestamp_us - cosigned.timestamp_us
+        if cosigned.tree_size >= max(1, size_min) and age_us <= COSIGNED_AGE_US_MAX:
+            return await self._publishing.signed(cosigned)
+        return await self._publishing.latest(size_min)
 
     def _answer(self, signed: SignedTree) -> CheckpointAnswer:
-        note = format_note(signed.note)
-        if self._publishing.cosigned.tree_size == signed.tree.tree_size:
-            note += "".join(line + "\n" for line in self._driver.applier.machine.cosignatures).encode()
+        note, cosigned = format_note(signed.note), self._publishing.cosigned
+        if cosigned.tree.tree_size == signed.tree.tree_size:
+            note += "".join(line + "\n" for line in cosigned.lines).encode()
         return CheckpointAnswer(signed.tree.tree_size, signed.tree.root, note)
 
     async def tile(self, tile: TileId) -> bytes:
@@ -97,7 +100,7 @@ class Proving:
         return await self._prove(first_leaf, count, None)
 
     async def _prove(self, first_leaf: int, count: int, key: str | None) -> list[InclusionAnswer]:
-        signed = await self._publishing.latest(first_leaf + count)
+        signed = await self._shown(first_leaf + count)
         size, root = signed.tree.tree_size, signed.tree.root
         tree = self._driver.ledger_store.tree
 
@@ -123,8 +126,9 @@ class Proving:
         refuse_quarantined(self._driver)
         try:
             return await asyncio.to_thread(read)
-        except TileError as error:
-            self._driver.findings.report(Finding.PROOF_FAILED, str(error))
+        except (TileError, DamagedFile) as error:
+            detail = error.detail if isinstance(error, DamagedFile) else str(error)
+            self._driver.findings.report(Finding.PROOF_FAILED, detail)
             raise self._publishing.failed() from error
         except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to
             raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error

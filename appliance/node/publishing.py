@@ -24,9 +24,11 @@ from appliance.ledger.machine import LedgerMachine
 from appliance.ledger.note import Note
 from appliance.node.divergence import refuse_quarantined
 from appliance.node.findings import Finding
+from appliance.node.lineage import Relation, relation
 from appliance.node.ports import DamagedFile, StorageError
 from appliance.node.proof_ports import LeavesUnavailable, LogKey
 from appliance.raft.core import NotLeader
+from appliance.raft.messages import Configuration
 from appliance.tables.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -47,6 +49,21 @@ class SignedTree(NamedTuple):
 
     tree: PublishedTree
     note: Note
+
+
+class Cosigned(NamedTuple):
+    """What witnesses have cosigned last.
+
+    Attributes:
+        tree: the one that they saw.
+        lines: their signature lines, without newlines.
+    """
+
+    tree: PublishedTree
+    lines: tuple[str, ...]
+
+
+NOTHING_COSIGNED: Final = Cosigned(NOTHING_PUBLISHED, ())
 
 
 class Publishing:
@@ -70,9 +87,14 @@ class Publishing:
         self._signed: dict[tuple[str, int], SignedTree] = {}  # by origin and size
         self._work: asyncio.Task[None] | None = None
         self._stored_size = 0  # leaves that the ledger file is known to hold
-        self._installed_index = driver.installed_index
         self._proposed = False
         self._proposed_s = driver.clock.monotonic_s()
+        driver.when_replaced.append(self._replaced)
+
+    def _replaced(self) -> None:
+        """A leader's snapshot, which was checked whole, took the place of what this node had applied."""
+        self._signed.clear()
+        self._checked, self._stored_size = self._driver.applier.machine.published, 0
 
     @property
     def keys(self) -> tuple[LogKey, ...]:
@@ -85,11 +107,12 @@ class Publishing:
         return self._keys
 
     @property
-    def cosigned(self) -> PublishedTree:
-        """The tree that witnesses have cosigned last, under the name that the log has now."""
+    def cosigned(self) -> Cosigned:
+        """What witnesses have cosigned last, under the name that the log has now."""
         applier = self._driver.applier
-        is_renamed = applier.configuration.recoveries != self._acting_recoveries()
-        return NOTHING_PUBLISHED if is_renamed else applier.machine.cosigned
+        if applier.configuration.recoveries != self._acting_recoveries():
+            return NOTHING_COSIGNED
+        return Cosigned(applier.machine.cosigned, applier.machine.cosignatures)
 
     def _acting_recoveries(self) -> tuple[int, ...]:
         core = self._driver.core
@@ -181,6 +204,9 @@ class Publishing:
         store = self._driver.ledger_store.tree
         try:
             root = await asyncio.to_thread(store.root, tree.tree_size)
+        except DamagedFile as error:
+            self._driver.findings.report(Finding.PROOF_FAILED, error.detail)
+            raise self.failed() from error
         except (StorageError, LeavesUnavailable) as error:
             raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
         if root != tree.root:
@@ -192,10 +218,19 @@ class Publishing:
         return self._keep(key, tree)
 
     def _key(self) -> LogKey:
+        """The key that signs now. Raises `ApplianceError`: there is none, or another one is about to take its place."""
         if not self.keys:
             raise ApplianceError(
                 "no_log_key",
                 "This node has no key to sign checkpoints with ([log] key_file); `appliance init` makes it.",
+            )
+        driver = self._driver
+        acting = driver.core.state.configuration if driver.core is not None else Configuration()
+        hellos = driver.members.hellos.values()
+        if any(relation(acting, hello.configuration) is Relation.AHEAD for hello in hellos):
+            # What this node holds up to there may contradict what the old key has signed elsewhere.
+            raise ApplianceError(
+                "not_published", "This node has not yet come to where the cluster was recovered. Ask another node."
             )
         return self.keys[-1]
 
@@ -240,6 +275,9 @@ class Publishing:
             raise self.failed() from error
         except (StorageError, LeavesUnavailable) as error:  # another file has taken its place, or is about to
             raise ApplianceError("unhealthy", f"The ledger file cannot be read now: {error}. Ask again.") from error
+        refuse_quarantined(driver)
+        if driver.findings.detail(Finding.PROOF_FAILED):
+            raise self.failed()
         self._checked = tree
         self._keep(key, tree)
 
@@ -255,10 +293,6 @@ class Publishing:
     async def stored(self, size: int) -> None:
         """Wait until the ledger file holds the leaves of a published tree. Raises `ApplianceError`."""
         driver = self._driver
-        if driver.installed_index != self._installed_index:  # the file was checked whole before it took its place
-            self._installed_index = driver.installed_index
-            self._signed.clear()
-            self._checked, self._stored_size = driver.applier.machine.published, 0
         if size <= self._stored_size:
             return
         tree = driver.applier.machine.published

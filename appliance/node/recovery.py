@@ -119,10 +119,14 @@ class Opening:
     def _open_ledger(self, log_store: LogStore) -> tuple[LedgerStore, StoredLog]:
         ledger_store = self.open_ledger()
         try:
-            if self.doubt and log_store.pending_install() is None:
+            is_pending = log_store.pending_install() is not None
+            if self.doubt and not is_pending:
                 ledger_store.load()
                 ledger_store.check()
-            return ledger_store, recover(log_store, ledger_store, self.directory, self.log)
+            stored = recover(log_store, ledger_store, self.directory, self.log)
+            if self.doubt and is_pending:
+                ledger_store.check()
+            return ledger_store, stored
         except DamagedFile as error:
             ledger_store.close()
             if not Path(error.path).name.startswith(LEDGER_NAME) or log_store.load().snapshot.index > 0:

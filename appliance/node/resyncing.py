@@ -37,7 +37,6 @@ class Resyncing:
         self._membership = membership
         self._restart = restart
         self._resyncing = asyncio.Lock()
-        self._condemned = False
 
     async def resync(self, incarnation: int | None) -> ResyncAnswer:
         """See `NodeService.resync`."""
@@ -47,7 +46,7 @@ class Resyncing:
         if self._driver.core is None:
             raise ApplianceError("conflict", f"Node {identity.node_id} holds nothing that it could get again.")
         async with self._resyncing:
-            if not self._condemned:
+            if not self._driver.given_up:
                 await self._give_up()
         return ResyncAnswer(identity.node_id, True, identity.incarnation)
 
@@ -63,6 +62,6 @@ class Resyncing:
                 raise
             code = "disk_full" if isinstance(error, DiskFull) else "unhealthy"
             raise ApplianceError(code, f"That its data are to be given up cannot be noted: {error}.") from error
-        self._condemned = True
+        driver.given_up = True  # what it acknowledged from now on would be set aside, too
         driver.log.warning("node.resyncing", node_id=driver.identity.node_id)
         self._restart(REASON)

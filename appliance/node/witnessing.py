@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from appliance.ledger.commands import NOTHING_PUBLISHED, PublishedTree, WriteResult, encode_cosignatures
+from appliance.ledger.commands import PublishedTree, WriteResult, encode_cosignatures
 from appliance.ledger.cosignature import timestamp_of
 from appliance.ledger.merkle import verify_consistency
 from appliance.ledger.note import NoteError, NoteMalformed, Signature, format_note, format_signature, parse_note
@@ -27,9 +27,9 @@ from appliance.ledger.witnessing import (
 )
 from appliance.node.driver import Driver
 from appliance.node.findings import Finding
-from appliance.node.ports import Instruments, Log, StorageError
+from appliance.node.ports import DamagedFile, Instruments, Log, StorageError
 from appliance.node.proof_ports import LeavesUnavailable
-from appliance.node.publishing import Publishing, SignedTree
+from appliance.node.publishing import NOTHING_COSIGNED, Publishing, SignedTree
 from appliance.node.reading import Reading
 from appliance.node.view import is_paused
 from appliance.node.waiting import settle
@@ -133,7 +133,7 @@ class Witnessing:
         self._timeout_s = timeout_s
         self._log = log
         self._seats = {seat.key: seat for seat in (_Seat(one, instruments) for one in witnesses)}
-        self._followed: tuple[PublishedTree, tuple[str, ...]] = (NOTHING_PUBLISHED, ())
+        self._followed = NOTHING_COSIGNED
         self._in_dispute: set[str] = set()  # names of witnesses that say the log forks
 
     async def run(self) -> None:
@@ -187,15 +187,19 @@ class Witnessing:
 
     def _follow(self) -> None:
         """Take note of cosignatures that have come into the log, whoever led."""
-        machine = self._driver.applier.machine
-        if (machine.cosigned, machine.cosignatures) == self._followed:
+        cosigned = self._publishing.cosigned
+        if cosigned == self._followed:
             return
-        self._followed = machine.cosigned, machine.cosignatures
+        self._followed = cosigned
+        if not cosigned.lines:  # the log has another name since
+            for seat in self._seats.values():
+                seat.shown, seat.shown_s, seat.last_size = (0, None), 0.0, 0
+                seat.size_gauge.set(0)
         for cosignature in self._held():
-            seat, shown = self._seats[cosignature.name, cosignature.key_id], (machine.cosigned.tree_size, cosignature)
+            seat, shown = self._seats[cosignature.name, cosignature.key_id], (cosigned.tree.tree_size, cosignature)
             if seat.shown != shown:
                 seat.shown, seat.shown_s = shown, self._driver.clock.monotonic_s()
-                seat.size_gauge.set(machine.cosigned.tree_size)
+                seat.size_gauge.set(cosigned.tree.tree_size)
                 seat.time_gauge.set(min(timestamp_of(cosignature), self._driver.clock.now_us() / 1e6))
                 self._in_dispute.discard(seat.name)
         if not self._in_dispute:
@@ -203,7 +207,7 @@ class Witnessing:
 
     def _held(self) -> list[Signature]:
         """The cosignatures in the log, those of witnesses that this node knows."""
-        lines = "".join(line + "\n" for line in self._driver.applier.machine.cosignatures)
+        lines = "".join(line + "\n" for line in self._publishing.cosigned.lines)
         try:
             held = parse_note(f"cosignatures\n\n{lines}".encode()).signatures if lines else ()
         except NoteMalformed:
@@ -212,8 +216,8 @@ class Witnessing:
 
     async def _replicate(self, tree: PublishedTree, cosignatures: Iterable[Signature]) -> None:
         """Put cosignatures into the log, beside those of the same tree that stand there."""
-        driver, machine = self._driver, self._driver.applier.machine
-        held = self._held() if machine.cosigned.tree_size == tree.tree_size else []
+        driver = self._driver
+        held = self._held() if self._publishing.cosigned.tree.tree_size == tree.tree_size else []
         by_key = {(one.name, one.key_id): one for one in (*held, *cosignatures)}
         lines = [format_signature(one).removesuffix("\n") for one in by_key.values()]
         decided: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
@@ -239,8 +243,12 @@ class Witnessing:
             if error.failure is Failure.FORK and await self._is_own_fault(seat, submission):
                 return None
             self._failed(seat, error.failure, str(error))
+        except DamagedFile as error:
+            self._driver.findings.report(Finding.PROOF_FAILED, error.detail)
         except (StorageError, LeavesUnavailable):
             return None  # another ledger file has taken the place of this one, or is about to
+        except Exception as error:  # whatever it answered must not end the rounds with the others
+            self._failed(seat, Failure.UNUSABLE, f"{type(error).__name__}: {error}")
         else:
             if seat.failures:
                 self._log.info("witness.cosigns", witness=seat.name, failures=seat.failures)
@@ -306,6 +314,7 @@ class Witnessing:
         seat.counters[failure].inc()
         seat.failures += 1
         if failure is Failure.FORK:
+            seat.last_size = 0  # the next time it is asked from the beginning, and says where it stands then
             self._in_dispute.add(seat.name)
             self._driver.findings.report(Finding.FORK_SEEN, f"the witness {seat.name} does not cosign: {detail}")
             seat.backoff_s = BACKOFF_S_MAX

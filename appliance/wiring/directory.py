@@ -93,7 +93,7 @@ def open_stores(
         set_aside=directory.set_aside,
         has_held=standing.has_held,
         alone=not others,
-        doubt=standing.doubt,
+        doubt=standing.doubt or (check.reason if check.status is IdentityStatus.REPLACED else ""),
         log=log,
     )
     opened = opening.open(standing.condemned or (check.reason if check.lost else ""))

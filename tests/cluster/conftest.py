@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.harness import Cluster, running_cluster
+from tests.cluster.programs import Bundle
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,3 +25,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with running_cluster(tmp_path) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Iterator[Bundle]:
+    bundle = Bundle(tmp_path)
+    bundle.run("up", "--local", "--base-port", str(bundle.base_port))
+    yield bundle
+    bundle.run("down", "--purge", "--yes")
+    assert not bundle.state.exists(), "purged, and nothing else was in it"

@@ -99,6 +99,10 @@ class Cluster:
                 start_new_session=True,
             )
 
+    def data(self, node: int) -> Path:
+        """A node's data directory."""
+        return self.files.directory / f"node{node}" / "data"
+
     def output(self, node: int) -> str:
         return (self.files.directory / f"node{node}.out").read_text()[-3000:]
 
@@ -181,6 +185,11 @@ class Cluster:
 
         for node in nodes:
             await_value(lambda node=node: answers(node), f"node {node} to answer")
+
+    def voters(self, node: int) -> set[int]:
+        """Who votes, as a node sees it."""
+        members = self.get(node, "/cluster/nodes").json()["nodes"]
+        return {member["node_id"] for member in members if member["role"] == "voter"}
 
     def figures(self, node: int) -> dict[str, Any]:
         response = self.get(node, "/metrics")

@@ -35,7 +35,3 @@ def refused(cluster: Cluster, node: int, *options: str) -> str:
 def reasons(cluster: Cluster, node: int) -> str:
     response = cluster.get(node, "/health", timeout=2.0)
     return " ".join(response.json().get("reasons", []))
-
-
-def data_of(cluster: Cluster, node: int) -> Path:
-    return cluster.files.directory / f"node{node}" / "data"

@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ import pytest
 
 from appliance.cli.exits import Exit
 from tests.cluster.harness import Cluster, await_value, running_cluster
+from tests.cluster.programs import APPLIANCE
 from tests.cluster.writer import Writer
 
-APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 NODES = (1, 2, 3)
 
 

@@ -14,8 +14,7 @@ import pytest
 from appliance.adapters.sqlite import PAGE_BYTES
 from tests.cluster.chaos import await_voter, incarnation
 from tests.cluster.harness import Cluster, await_value, running_cluster
-from tests.cluster.recovering import data_of, reasons, recovered
-from tests.cluster.test_membership import check, voters
+from tests.cluster.recovering import reasons, recovered
 from tests.cluster.writer import Writer
 
 FRAME_BYTES = 24 + PAGE_BYTES
@@ -23,7 +22,7 @@ WAL_HEADER_BYTES = 32
 
 
 def kept(cluster: Cluster, node: int) -> list[Path]:
-    return sorted(data_of(cluster, node).glob("damaged-*"))
+    return sorted(cluster.data(node).glob("damaged-*"))
 
 
 def flip(path: Path, at: int) -> None:
@@ -80,14 +79,14 @@ def damage_and_return(cluster: Cluster, damage: Callable[[Path], None], node: in
         cluster.kill(node, signal.SIGKILL)
         through = cluster.leader()
         writer.wait(20)
-        damage(data_of(cluster, node))
+        damage(cluster.data(node))
         cluster.start(node)
         cluster.wait_answers(node)
         await_voter(cluster, through, node, other_than=before if as_another else "")
         cluster.wait_healthy(node)
         writer.wait(20)
     cluster.agree()
-    check(cluster, node, writer)
+    writer.check(node)
     assert (incarnation(cluster, node, node)[1] != before) == as_another
 
 
@@ -136,7 +135,7 @@ def test_a_head_that_no_entry_can_follow_makes_the_next_start_read_all_back(clus
     assert cluster.put(cluster.leader(), "k", b"1").status_code == 200
     cluster.agree()
     cluster.stop(node)
-    db = apsw.Connection(str(data_of(cluster, node) / "ledger.db"))
+    db = apsw.Connection(str(cluster.data(node) / "ledger.db"))
     db.execute("INSERT OR REPLACE INTO stored_heads SELECT * FROM heads")  # they lag behind the leaves otherwise
     db.execute("UPDATE meta SET value = CAST('1' AS BLOB) WHERE name = 'heads_leaf_next'")
     db.execute("UPDATE stored_heads SET leaf_index = 99999 WHERE key = 'k'")
@@ -161,23 +160,23 @@ def test_when_all_are_damaged_no_new_cluster_is_founded_in_their_place(cluster: 
     cluster.agree()
     cluster.stop()
     for node in (1, 2, 3):
-        flip_page(data_of(cluster, node))
+        flip_page(cluster.data(node))
     cluster.start()
     cluster.wait_answers(1, 2, 3)
     for node in (1, 2, 3):
         await_value(lambda node=node: "move what is kept" in reasons(cluster, node), "the way out to be named")
     cluster.stop(1)
     (directory,) = kept(cluster, 1)
-    for path in [*data_of(cluster, 1).glob("raft.db*"), *data_of(cluster, 1).glob("ledger.db*")]:
+    for path in [*cluster.data(1).glob("raft.db*"), *cluster.data(1).glob("ledger.db*")]:
         path.unlink()
     for path in directory.glob("*.db*"):
-        shutil.move(path, data_of(cluster, 1))
+        shutil.move(path, cluster.data(1))
     seen = recovered(cluster, 1, "--yes")
     assert (seen.from_ledger, [m.state for m in seen.members]) == (True, ["empty", "empty"])
     assert "raft.db" in seen.may_be_lost[0]
     cluster.start(1)
     cluster.wait_answers(1)
-    await_value(lambda: voters(cluster, 1) == {1, 2, 3}, "the others to come back")
+    await_value(lambda: cluster.voters(1) == {1, 2, 3}, "the others to come back")
     cluster.wait_healthy()
     cluster.agree()
     assert [cluster.get(2, f"/kv/k{n}").content for n in range(50)] == [b"%d" % n for n in range(50)]
@@ -188,13 +187,13 @@ def test_an_only_voter_does_not_throw_its_data_away(tmp_path: Path) -> None:
         for n in range(50):
             assert cluster.put(1, f"k{n}", b"%d" % n).status_code == 200
         cluster.stop(1)
-        flip_page(data_of(cluster, 1))
-        before = (data_of(cluster, 1) / "raft.db").read_bytes()
+        flip_page(cluster.data(1))
+        before = (cluster.data(1) / "raft.db").read_bytes()
         cluster.start(1)
         assert cluster.processes.pop(1).wait(timeout=30) == 1
         assert "This node is the only voter of its cluster" in cluster.output(1)
         assert "appliance cluster recover --config FILE" in cluster.output(1)
-        assert (data_of(cluster, 1) / "raft.db").read_bytes() == before
+        assert (cluster.data(1) / "raft.db").read_bytes() == before
         assert kept(cluster, 1) == []
         seen = recovered(cluster, 1, "--yes")
         assert (seen.from_ledger, seen.members, seen.applied_index) == (True, [], seen.last_index)

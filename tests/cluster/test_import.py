@@ -4,26 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.cluster.harness import Cluster, await_value
+from tests.cluster.programs import APPLIANCE, appliance
 
-APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 RECORDS = Path(__file__).parents[1] / "data" / "debian-packages-sample.ndjson"
-
-
-def appliance(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [APPLIANCE, "--dir", str(directory), *arguments],
-        env={k: v for k, v in os.environ.items() if not k.startswith("APPLIANCE_")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_an_import_goes_on_by_itself_while_the_leader_dies_three_times(cluster: Cluster, tmp_path: Path) -> None:

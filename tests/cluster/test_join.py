@@ -6,7 +6,6 @@ import json
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ import httpx
 import pytest
 
 from tests.cluster.harness import PROGRAM, Cluster, await_value, free_base_port, running_cluster
-
-APPLIANCE = str(Path(sys.executable).with_name("appliance"))
-COMMAND_S = 150.0
+from tests.cluster.programs import APPLIANCE, COMMAND_S, Bundle
 
 
 def events(cluster: Cluster, node: int, action: str) -> list[dict[str, Any]]:
@@ -82,36 +79,6 @@ def test_a_node_that_is_told_only_seeds_waits_for_them_and_learns_its_cluster(id
     idle.start(4)
     idle.wait_answers(4)
     assert len(events(idle, 4, "cluster.found")) == 1, "it need not ask again"
-
-
-class Bundle:
-    """A cluster of `appliance up --local` in a directory of its own, driven by the program alone."""
-
-    def __init__(self, directory: Path) -> None:
-        self.state = directory / ".scribe"
-        self.base_port = free_base_port(9)
-
-    def run(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [APPLIANCE, "--dir", str(self.state), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False)
-        assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def answer(self, *words: str) -> Any:
-        return json.loads(self.run(*words, "-o", "json").stdout)
-
-    def running(self) -> dict[str, int]:
-        """Name and pid of every node."""
-        return {row["name"]: row["pid"] for row in self.answer("ps")["processes"] if row["state"] == "running"}
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    bundle = Bundle(tmp_path)
-    bundle.run("up", "--local", "--base-port", str(bundle.base_port))
-    yield bundle
-    bundle.run("down", "--purge", "--yes")
-    assert not bundle.state.exists(), "purged, and nothing else was in it"
 
 
 def test_a_fourth_and_a_fifth_node_join_with_one_command_each_and_leave_with_one(bundle: Bundle) -> None:

@@ -40,18 +40,6 @@ def remove(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
     return response.json()
 
 
-def voters(cluster: Cluster, node: int) -> set[int]:
-    members = cluster.get(node, "/cluster/nodes").json()["nodes"]
-    return {m["node_id"] for m in members if m["role"] == "voter"}
-
-
-def check(cluster: Cluster, node: int, writer: Writer) -> None:
-    """Everything acknowledged is there."""
-    assert not writer.unexpected
-    lost = [key for key in writer.acknowledged if cluster.get(node, f"/kv/{key}").content != key.encode()]
-    assert not lost
-
-
 @contextmanager
 def growing(directory: Path, founders: int, nodes: int) -> Iterator[Cluster]:
     with running_cluster(directory, founders=founders, nodes=nodes) as cluster:
@@ -68,7 +56,7 @@ def test_from_one_to_three_to_five_to_three_under_load(tmp_path: Path) -> None:
                 answer = add(cluster, 1, node)
                 assert (answer["role"], answer["changed"]) == ("voter", True)
                 writer.wait(50)
-            assert voters(cluster, 3) == {1, 2, 3, 4, 5}
+            assert cluster.voters(3) == {1, 2, 3, 4, 5}
             first = cluster.leader()
             through = next(n for n in cluster.processes if n != first)
             assert remove(cluster, through, first)["role"] == "removed"
@@ -84,9 +72,9 @@ def test_from_one_to_three_to_five_to_three_under_load(tmp_path: Path) -> None:
             writer.wait(50)
         left = set(cluster.processes)
         assert len(left) == 3
-        assert voters(cluster, min(left)) == left
+        assert cluster.voters(min(left)) == left
         cluster.agree()
-        check(cluster, min(left), writer)
+        writer.check(min(left))
 
 
 def test_acknowledged_writes_survive_every_change(tmp_path: Path) -> None:
@@ -101,7 +89,7 @@ def test_acknowledged_writes_survive_every_change(tmp_path: Path) -> None:
                 writer.wait(20)
                 cluster.stop(node)
         assert cluster.leader() == 4
-        check(cluster, 4, writer)
+        writer.check(4)
 
 
 def test_a_wiped_follower_comes_back_by_itself(cluster: Cluster) -> None:
@@ -114,7 +102,7 @@ def test_a_wiped_follower_comes_back_by_itself(cluster: Cluster) -> None:
         await_back(cluster, node, before)
         writer.wait(30)
     cluster.agree()
-    check(cluster, node, writer)
+    writer.check(node)
 
 
 def put_back(data: Path, copy: Path) -> None:
@@ -158,7 +146,7 @@ def test_an_older_copy_of_a_data_directory_comes_back_as_a_learner_first(
         assert event in cluster.log(node)
         writer.wait(30)
     cluster.agree()
-    check(cluster, node, writer)
+    writer.check(node)
 
 
 def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cluster) -> None:
@@ -170,7 +158,7 @@ def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cl
             cluster.start(node)
             await_back(cluster, node, before)
     cluster.agree()
-    check(cluster, 1, writer)
+    writer.check(1)
 
 
 def test_a_node_that_was_removed_while_it_was_down_says_so_and_disturbs_nobody(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from tests.cluster.harness import Cluster, await_value
-from tests.cluster.test_import import appliance
+from tests.cluster.programs import appliance
 
 SHORT_S = 2.0
 

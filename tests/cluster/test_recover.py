@@ -15,17 +15,8 @@ from appliance.ledger.proof_extra import decode_extra
 from appliance.ledger.proof_file import parse_proof
 from tests.cluster.chaos import wipe
 from tests.cluster.harness import Cluster, await_value
-from tests.cluster.recovering import COMMAND_S, data_of, reasons, recovered, refused
-from tests.cluster.test_membership import voters
+from tests.cluster.recovering import COMMAND_S, reasons, recovered, refused
 from tests.cluster.writer import Writer
-
-
-def check_all(cluster: Cluster, writer: Writer) -> None:
-    assert not writer.unexpected
-    assert len(writer.acknowledged) >= 20
-    for node in cluster.processes:
-        lost = [key for key in writer.acknowledged if cluster.get(node, f"/kv/{key}").content != key.encode()]
-        assert not lost
 
 
 def check_renamed(cluster: Cluster, key: str, before: bytes, done: Recovered) -> None:
@@ -65,23 +56,23 @@ def test_one_of_three_is_left(cluster: Cluster) -> None:
     await_value(lambda: "appliance cluster recover" in reasons(cluster, others[0]), "an empty node to say so, too")
     cluster.stop(survivor)
 
-    files = {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")}
+    files = {path.name: path.read_bytes() for path in cluster.data(survivor).glob("*.json")}
     seen = recovered(cluster, survivor)
     assert (seen.done, seen.node_id, seen.from_ledger, seen.recovery) == (False, survivor, False, None)
     assert [(m.node_id, m.state, m.remembers) for m in seen.members] == [(n, "empty", False) for n in others]
     assert len(seen.may_be_lost) == 1
     assert f"behind entry {seen.last_index} of term {seen.last_term}" in seen.may_be_lost[0]
-    assert {path.name: path.read_bytes() for path in data_of(cluster, survivor).glob("*.json")} == files
+    assert {path.name: path.read_bytes() for path in cluster.data(survivor).glob("*.json")} == files
     done = recovered(cluster, survivor, "--yes")
     assert (done.done, done.last_index) == (True, seen.last_index)
     assert "a leader is elected" in refused(cluster, survivor, "--yes"), "once is enough"
 
     cluster.start(survivor)
     cluster.wait_answers(survivor)
-    await_value(lambda: voters(cluster, survivor) == {1, 2, 3}, "the others to come back by themselves")
+    await_value(lambda: cluster.voters(survivor) == {1, 2, 3}, "the others to come back by themselves")
     cluster.wait_healthy()
     cluster.agree()
-    check_all(cluster, writer)
+    writer.check()
     check_renamed(cluster, writer.acknowledged[0], before, done)
     assert cluster.put(others[0], "after", b"x").status_code == 200
     cluster.stop()
@@ -97,8 +88,8 @@ def test_all_three_are_restored_from_copies(cluster: Cluster, tmp_path: Path) ->
     for node in (1, 2, 3):  # at once: a leader that hands over would leave an entry that the first to stop lacks
         cluster.kill(node)
     for node in (1, 2, 3):
-        shutil.move(data_of(cluster, node), tmp_path / f"node{node}")
-        shutil.copytree(tmp_path / f"node{node}", data_of(cluster, node))
+        shutil.move(cluster.data(node), tmp_path / f"node{node}")
+        shutil.copytree(tmp_path / f"node{node}", cluster.data(node))
     cluster.start()
     cluster.wait_answers(1, 2, 3)
     for node in (1, 2, 3):
@@ -113,11 +104,11 @@ def test_all_three_are_restored_from_copies(cluster: Cluster, tmp_path: Path) ->
         assert cluster.processes.pop(node).wait(COMMAND_S) == 1
         assert "cluster.left_behind" in cluster.log(node)
         cluster.start(node)
-    await_value(lambda: voters(cluster, 1) == {1, 2, 3}, "the others to come back by themselves")
+    await_value(lambda: cluster.voters(1) == {1, 2, 3}, "the others to come back by themselves")
     cluster.wait_healthy()
     cluster.agree()
-    check_all(cluster, writer)
-    assert all(list(data_of(cluster, node).glob("damaged-*/raft.db")) for node in (2, 3))
+    writer.check()
+    assert all(list(cluster.data(node).glob("damaged-*/raft.db")) for node in (2, 3))
 
 
 def test_a_member_of_before_that_comes_back_with_its_data_harms_nothing(cluster: Cluster) -> None:
@@ -134,16 +125,16 @@ def test_a_member_of_before_that_comes_back_with_its_data_harms_nothing(cluster:
     for node in (2, 3):
         assert cluster.processes.pop(node).wait(COMMAND_S) == 1
         assert "clear this node's data directory" in cluster.log(node)
-        assert not list(data_of(cluster, node).glob("damaged-*")), "only an operator can tell whether that was meant"
+        assert not list(cluster.data(node).glob("damaged-*")), "only an operator can tell whether that was meant"
     refusal = refused(cluster, 2)
     assert "a recovery that this node missed" in refusal
     for node in (2, 3):
-        shutil.rmtree(data_of(cluster, node))
+        shutil.rmtree(cluster.data(node))
         cluster.start(node)
-    await_value(lambda: voters(cluster, 1) == {1, 2, 3}, "the others to come back")
+    await_value(lambda: cluster.voters(1) == {1, 2, 3}, "the others to come back")
     cluster.wait_healthy()
     cluster.agree()
-    check_all(cluster, writer)
+    writer.check()
     assert cluster.get(3, "/kv/alone").content == b"x"
 
 
@@ -158,8 +149,8 @@ def test_the_node_that_holds_most_is_the_one_to_recover(cluster: Cluster, tmp_pa
     cluster.agree()
     wipe(cluster, other)
     assert "which is a majority" in refused(cluster, behind, "--yes")
-    shutil.move(data_of(cluster, behind), tmp_path / "data")
-    shutil.copytree(tmp_path / "data", data_of(cluster, behind))
+    shutil.move(cluster.data(behind), tmp_path / "data")
+    shutil.copytree(tmp_path / "data", cluster.data(behind))
     assert f"node {leader} holds more" in refused(cluster, behind, "--yes")
     cluster.kill(leader)
     seen = recovered(cluster, behind, "--yes")

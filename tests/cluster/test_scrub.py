@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import apsw
-import pytest
 
 from appliance.ledger.merkle import leaf_hash
 from tests.cluster.harness import Cluster, await_value, running_cluster
-from tests.cluster.test_join import Bundle
+from tests.cluster.programs import APPLIANCE, Bundle
+from tests.flips import flip
 
-APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 VALUE = b"a value that stands nowhere else"
 LEAVES = 300  # a whole tile, and leaves behind it
 RATE = 2**30
-
-
-def data_of(cluster: Cluster, node: int) -> Path:
-    return cluster.files.directory / f"node{node}" / "data"
 
 
 def fill(cluster: Cluster) -> None:
@@ -47,19 +41,6 @@ def settle(cluster: Cluster) -> None:
     assert answer.json()["unsettled"] == []
 
 
-def flip(path: Path, text: bytes, at: int) -> bytes:
-    """Change one bit of some bytes, and of copies of them that pages have left behind; answers what they are now."""
-    data = path.read_bytes()
-    place = data.find(text)
-    assert place >= 0, f"{text!r} is not in {path}"
-    with path.open("r+b") as file:
-        while place >= 0:
-            file.seek(place + at)
-            file.write(bytes([data[place + at] ^ 1]))
-            place = data.find(text, place + 1)
-    return text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :]
-
-
 def leaf_of(data: Path, leaf_index: int) -> bytes:
     db = apsw.Connection(str(data / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
     row = db.execute("SELECT leaf FROM leaves WHERE leaf_index = ?", (leaf_index,)).fetchone()
@@ -80,7 +61,7 @@ def test_one_byte_of_a_running_nodes_ledger(cluster: Cluster) -> None:
     fill(cluster)
     settle(cluster)
     node = cluster.followers()[0]
-    data = data_of(cluster, node)
+    data = cluster.data(node)
     assert scrub(cluster, node)["findings"] == 0
     for text_of, at, says in ON_THE_RUN.values():
         changed = flip(data / "ledger.db", text_of(data), at)
@@ -104,7 +85,7 @@ def test_one_byte_of_a_stopped_nodes_head(cluster: Cluster) -> None:
     fill(cluster)
     node = cluster.followers()[0]
     cluster.stop(node)
-    path = data_of(cluster, node) / "ledger.db"
+    path = cluster.data(node) / "ledger.db"
     db = apsw.Connection(str(path))
     db.execute("INSERT OR REPLACE INTO stored_heads SELECT * FROM heads")
     db.execute("UPDATE meta SET value = CAST(? AS BLOB) WHERE name = 'heads_leaf_next'", (str(LEAVES),))
@@ -127,7 +108,7 @@ def test_one_byte_of_a_running_nodes_log(cluster: Cluster) -> None:
     marker = b"an entry of the log that is found again"
     assert cluster.put(1, "k", marker).status_code == 200
     cluster.agree()
-    for path in data_of(cluster, node).glob("raft.db*"):
+    for path in cluster.data(node).glob("raft.db*"):
         if marker in path.read_bytes():
             flip(path, marker, 7)
     found = scrub(cluster, node)
@@ -147,15 +128,6 @@ def test_nodes_scrub_by_themselves(tmp_path: Path) -> None:
         assert cluster.figures(1)["scrub"]["findings"] == 0
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Bundle]:
-    bundle = Bundle(tmp_path)
-    bundle.run("up", "--local", "--base-port", str(bundle.base_port))
-    yield bundle
-    bundle.run("down", "--purge", "--yes")
-
-
-@pytest.mark.timeout(300)
 def test_a_rotten_node_is_found_and_healed_by_two_commands(bundle: Bundle) -> None:
     bundle.run("kv", "put", "k", VALUE.decode())
     for _ in range(3):

@@ -211,10 +211,6 @@ def test_a_witness_that_is_down_holds_up_nothing_and_forgets_nothing(witnessed: 
     witnessed.await_cosigned(node, size, first.name, second.name)
 
 
-def data_of(cluster: Cluster, node: int) -> Path:
-    return cluster.files.directory / f"node{node}" / "data"
-
-
 def set_back(data: Path, files: dict[str, bytes]) -> None:
     """Put an earlier state of a data directory in the place of the later one, in the same files."""
     for path in data.iterdir():
@@ -230,14 +226,14 @@ def test_a_log_that_was_set_back_is_refused_and_says_so(witnessed: Witnessed) ->
     witnessed.await_cosigned(1, witnessed.write(1, "a"), *witnessed.names)
     cluster.stop()
     nodes = (1, 2, 3)
-    kept = {n: {p.name: p.read_bytes() for p in data_of(cluster, n).iterdir() if p.is_file()} for n in nodes}
+    kept = {n: {p.name: p.read_bytes() for p in cluster.data(n).iterdir() if p.is_file()} for n in nodes}
     cluster.start()
     cluster.wait_healthy()
     for key in ("b", "c"):
         witnessed.await_cosigned(1, witnessed.write(1, key), *witnessed.names)
     cluster.stop()
     for node in nodes:
-        set_back(data_of(cluster, node), kept[node])
+        set_back(cluster.data(node), kept[node])
     cluster.start()
     cluster.wait_healthy()
     leader = cluster.leader()

@@ -58,3 +58,11 @@ class Writer:
         """Until so many more writes are acknowledged."""
         goal = len(self.acknowledged) + count
         await_value(lambda: len(self.acknowledged) >= goal, f"{count} more writes", WAIT_S)
+
+    def check(self, *nodes: int) -> None:
+        """Everything acknowledged is there, on these nodes or else on all that run, and nothing odd was answered."""
+        assert not self.unexpected
+        assert len(self.acknowledged) >= 20
+        for node in nodes or self._cluster.processes:
+            lost = [key for key in self.acknowledged if self._cluster.get(node, f"/kv/{key}").content != key.encode()]
+            assert not lost

@@ -19,6 +19,7 @@ from appliance.ledger.state import Summary
 from appliance.node.check_ports import Rot, ScrubSlice
 from appliance.node.ports import FileAway
 from appliance.raft.messages import Configuration, EntryKind, HardState, SnapshotMeta, make_entry
+from tests.flips import flip
 
 CLUSTER_ID = "ab" * 16
 LEAVES = 600  # two whole tiles, and leaves behind them
@@ -63,18 +64,6 @@ def ledger(tmp_path: Path) -> Iterator[SqliteLedgerStore]:
     store.load()
     yield store
     store.close()
-
-
-def flip(path: Path, text: bytes, at: int = 0) -> None:
-    """Change one bit of some bytes in a file, and of copies of them that pages have left behind."""
-    data = path.read_bytes()
-    place = data.find(text)
-    assert place >= 0, f"{text!r} is not in {path}"
-    with path.open("r+b") as file:
-        while place >= 0:
-            file.seek(place + at)
-            file.write(bytes([data[place + at] ^ 1]))
-            place = data.find(text, place + 1)
 
 
 def test_what_is_whole_has_no_rot(ledger: SqliteLedgerStore) -> None:

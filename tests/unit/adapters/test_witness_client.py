@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -126,3 +127,19 @@ async def test_witnesses_that_can_be_written_down(text: str, url: str) -> None:
 async def test_witnesses_that_cannot(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_witness(text)
+
+
+async def test_what_is_packed_is_not_unpacked() -> None:
+    """Packed twice, a few bytes are gigabytes."""
+    packed = gzip.compress(gzip.compress(bytes(10_000_000)))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    async with answering(head + packed) as (client, seen):
+        assert (await client.submit(b"old 0\n\n")).body == packed
+    assert b"accept-encoding: identity\r\n" in seen[0].lower()
+
+
+async def test_a_redirection_to_nowhere_is_no_answer() -> None:
+    raw = b"HTTP/1.1 302 Found\r\nLocation: mailto:x\r\nContent-Length: 0\r\n\r\n"
+    async with answering(raw) as (client, _):
+        with pytest.raises(WitnessUnreachable):
+            await client.submit(b"old 0\n\n")

@@ -57,7 +57,7 @@ def test_what_a_child_held_for_a_while_is_in_the_peak() -> None:
             assert before.resident_mib > before.anonymous_mib > 0
             assert tell(process) == "large"
             deadline_s, looks = time.monotonic() + WAIT_S, found.looks
-            while found.looks < looks + 2:
+            while found.looks < looks + 2:  # a thread looks by the clock, and tells nobody
                 assert time.monotonic() < deadline_s
                 time.sleep(0.01)
             assert tell(process) == "alone"

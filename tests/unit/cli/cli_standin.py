@@ -14,11 +14,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from cluster_standin import Roster
+from loopback import LoopbackServer
 
 from appliance.tables.errors import ERRORS
 
@@ -69,7 +70,7 @@ class Ledger:
         return dict(self.leaves)
 
 
-class Node:
+class Node(LoopbackServer):
     """One stand-in node. `behaviours` are used up one a request, then it does what `always` says."""
 
     def __init__(
@@ -99,22 +100,13 @@ class Node:
         class Handler(_Handler):
             owner = node
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        super().__init__(Handler)
 
     def next_behaviour(self) -> str:
         with self._lock:
             if self._behaviours:
                 return self._behaviours.pop(0)
         return self._choose() if self._choose else self._always
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def refused_url() -> str:

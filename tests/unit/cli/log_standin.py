@@ -7,14 +7,15 @@ What a node does wrong is a function over its right answer, so that a test's row
 from __future__ import annotations
 
 import json
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import LoopbackServer
 
 from appliance.adapters.ed25519 import SigningKey
 from appliance.cli.verify_checks import stamp_text
@@ -155,7 +156,7 @@ class Reply:
 Fault = Callable[[str, Reply], Reply]
 
 
-class LogNode:
+class LogNode(LoopbackServer):
     """A node that serves a log.
 
     Args:
@@ -187,16 +188,7 @@ class LogNode:
         class Handler(_Handler):
             owner = node
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     # -- right answers
 

@@ -27,6 +27,7 @@ from log_standin import (
     problem,
     some_log,
 )
+from log_standin import LOG as LOG_KEY
 from verify_rig import Done, Verifier
 
 from appliance.cli import shapes
@@ -198,6 +199,14 @@ def test_a_hostile_node_is_refused_by_name(
     node = node_of(done)
     assert (node.result, node.code) == ("failed", code)
     assert node.first_bad_entry == first_bad
+
+
+def test_a_recovered_log_is_another_one_and_the_error_says_what_to_do(start_log_node: Start, verify: Verifier) -> None:
+    url = start_log_node(LOG, fault=note_with(lambda _: LOG.checkpoint(700, LOG_KEY.after((7,))))).url
+    done = verify.run("log", urls=[url])
+    assert (done.exit_code, done.code) == (Exit.WRONG_LOG, "wrong_origin")
+    assert done.error is not None
+    assert "an operator recovered the cluster" in done.error.hint
 
 
 def test_honest_nodes_pass_and_what_was_not_checked_is_said(start_log_node: Start, verify: Verifier) -> None:
@@ -456,7 +465,32 @@ def test_a_claim_that_no_checkpoint_ever_covers_is_not_believed(start_log_node: 
     done = verify.run("log", urls=[start_log_node(LOG, fault=fault).url], timeout_s=0.5)
     assert done.exit_code == Exit.UNAVAILABLE, done.stderr
     assert done.answer["verified"] is False
-    assert done.checks["keys"] == "failed"
+    assert node_of(done).result == "unavailable"
+
+
+def test_a_claim_that_nothing_covers_is_of_no_consequence_for_others(start_log_node: Start, verify: Verifier) -> None:
+    liar = start_log_node(LOG, fault=on_row("key-030", leaf_index=2**53 - 10))
+    done = verify.run("log", urls=[liar.url, start_log_node(LOG).url], timeout_s=0.5)
+    assert done.exit_code == Exit.PARTIAL, done.stderr
+    assert [node_of(done, number).result for number in (0, 1)] == ["unavailable", "verified"]
+    assert done.checks["keys"] == "passed"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(302, b"", {"Location": "mailto:x"}), id="a redirection to nowhere"),
+        pytest.param(Reply(503, b"", {"Retry-After": "nan"}), id="a time that is no number"),
+        pytest.param(Reply(404, b"[" * 100_000), id="an error as deep as can be"),
+        pytest.param(Reply(401, b""), id="a key that is refused though others take it"),
+    ],
+)
+def test_no_answer_of_one_node_ends_the_run_for_all(reply: Reply, start_log_node: Start, verify: Verifier) -> None:
+    hostile = start_log_node(LOG, fault=on("/kv", lambda _: reply))
+    done = verify.run("log", urls=[hostile.url, start_log_node(LOG).url], timeout_s=0.5)
+    assert done.error is not None, done.stderr
+    assert node_of(done).result != "verified"
+    assert node_of(done, 1).result == "verified"
 
 
 # -- several nodes

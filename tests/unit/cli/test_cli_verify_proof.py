@@ -188,3 +188,11 @@ def test_a_file_that_is_not_there(verify: Verifier) -> None:
     (verify.home / "proof").write_bytes(proof_of())
     missing = verify.run("proof", str(verify.home / "proof"), "--value", str(verify.home / "none"))
     assert missing.exit_code == Exit.NOT_FOUND
+
+
+def test_a_recovered_log_is_another_one_and_the_error_says_what_to_do(verify: Verifier) -> None:
+    done = check(verify, proof_of(key=LOG_KEY.after((7,))))
+    assert (done.exit_code, done.code) == (Exit.WRONG_LOG, "wrong_origin")
+    assert "/recovered-1-" in done.detail
+    assert done.error is not None
+    assert "an operator recovered the cluster" in done.error.hint

@@ -23,7 +23,7 @@ from appliance.node.recovery import recover
 from appliance.raft.messages import EntryKind, make_entry
 from appliance.raft.state import encode_configuration
 from tests.contract.script import CLUSTER_ID, CONFIGURATION, term_of
-from tests.unit.test_start import APPLIED, IDENTITY, LAST, LEAF, THREE, Home, Told, flip, flip_entry
+from tests.unit.stopped_home import APPLIED, IDENTITY, LAST, LEAF, THREE, Home, Told, flip, flip_entry
 
 CONFIG = """\
 [node]
@@ -233,9 +233,38 @@ def test_where_both_are_damaged_nothing_is_touched(node: Node) -> None:
     assert node.content() == before
 
 
-def test_a_damaged_ledger_is_left_to_the_log(node: Node) -> None:
-    os.truncate(node.path / "ledger.db", 100)
+def cut(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def rot(path: Path) -> None:
+    """Inside of its pages, where a start does not look by itself."""
+    flip(path, LEAF, LEAF.replace(b"1", b"7"))
+
+
+@pytest.mark.parametrize("damage", [cut, rot])
+def test_a_damaged_ledger_is_left_to_the_log(node: Node, damage: Callable[[Path], None]) -> None:
+    damage(node.path / "ledger.db")
     said = node.recovered("--yes")
     assert (said.from_ledger, said.last_index, said.applied_index) == (False, LAST + 1, 0)
     assert node.start().events == ["node.ledger_set_aside"]
     assert json.loads((node.path / "standing.json").read_text())["voters"] == [1]
+
+
+@pytest.mark.parametrize("cause", ["whole log", "damaged log"])
+def test_a_quarantined_node_is_recovered_out_of_its_quarantine(node: Node, cause: str) -> None:
+    """Nobody is left who could send it a snapshot, and a quarantined only voter serves nothing."""
+    directory = DataDirectory(node.path)
+    directory.standing.note_divergence("its state differs")
+    directory.close()
+    if cause == "damaged log":
+        flip_entry(node.path)
+    said = node.recovered()
+    assert any("its state differs" in text for text in said.may_be_lost) == (cause == "damaged log")
+    done = node.recovered("--yes")
+    started = node.start()
+    assert (started.applied_index == 0) == (cause == "whole log"), "the log makes again what was wrong"
+    assert started.applied_index <= done.last_index
+    directory = DataDirectory(node.path)
+    assert directory.standing.diverged == ""
+    directory.close()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_merkle import naive_path, naive_root, naive_subproof
+from naive_merkle import naive_path, naive_root, naive_subproof
 
 from appliance.ledger.merkle import (
     EMPTY_ROOT,

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -316,6 +317,30 @@ class TestSweeping:
             writer.submit(Saving(written, entries(written, 1, 1), None, ()))
             await desk.until(written)
         assert desk.saved == list(range(1, written + 1))
+        writer.stop()
+
+    async def test_it_waits_while_the_event_loop_writes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both have one connection to the file, which one thread at a time may use."""
+        store, desk = SlowStore(), Desk()
+        store.left = 10**9
+        own, meanwhile = threading.get_ident(), []
+
+        def append(new: list[Entry], hard_state: HardState | None) -> None:
+            if threading.get_ident() == own:
+                before = len(store.swept_behind)
+                time.sleep(10 * log_writer.SWEEP_PAUSE_S)  # the disk is slow for once
+                meanwhile.append(len(store.swept_behind) - before)
+
+        monkeypatch.setattr(store, "append", append)
+        writer = writer_of(store, desk, quick_s=60.0)
+        number = 0
+        while len(meanwhile) < 3:  # a write that meets a sweep is the thread's
+            number += 1
+            writer.submit(Saving(number, entries(number, 1, 1), None, (TestAtOnce.PROMISE,)))
+            await desk.until(number)
+            swept = len(store.swept_behind)
+            await until(lambda swept=swept: len(store.swept_behind) > swept)
+        assert meanwhile == [0, 0, 0]
         writer.stop()
 
     async def test_a_compaction_wakes_it(self) -> None:

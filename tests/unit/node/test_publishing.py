@@ -141,7 +141,7 @@ async def test_after_a_recovery_the_log_has_another_name_and_key(rig: Rig) -> No
     opened(rig, before)
     cosigned = encode_cosignatures(4, rig.driver.applier.machine.published, [line])
     rig.take([make_entry(TERM, 4, EntryKind.NORMAL, cosigned)], commit=4)
-    await until(lambda: rig.publishing.cosigned.tree_size == 1, "it to be cosigned")
+    await until(lambda: rig.publishing.cosigned.tree.tree_size == 1, "it to be cosigned")
     assert line.encode() in (await rig.service.checkpoint()).note
     assert rig.service.cluster().key_history == (format_verifier_key(rig.log_key.verifier_key),)
 
@@ -161,6 +161,19 @@ async def test_after_a_recovery_the_log_has_another_name_and_key(rig: Rig) -> No
         rig.take([put(6)], commit=5)
     keys = tuple(format_verifier_key(key.verifier_key) for key in (rig.log_key, renamed))
     assert (rig.service.cluster().key_history, rig.service.cluster().verifier_key) == (keys, keys[1])
+
+
+async def test_on_the_way_to_a_recovery_nothing_is_signed(rig: Rig) -> None:
+    """What this node holds until it comes there may contradict what the old key has signed elsewhere."""
+    rig.take([put(2), checkpoint_at(3, 3)], commit=3)
+    core = rig.driver.core
+    assert core is not None
+    recovered = msgspec.structs.replace(core.state.configuration, recoveries=(7,))
+    hello = Hello("0", 1, (), Identity(rig.driver.identity.cluster_id, LEADER, 31), "a:1", "a:2", 9, recovered, 9)
+    rig.driver.members.hellos[LEADER] = hello
+    error = await error_of(rig.service.checkpoint())
+    assert (error.code, error.row.status) == ("not_published", 503)
+    assert "recovered" in error.detail
 
 
 async def test_a_node_without_the_key_says_so(rig: Rig) -> None:

@@ -24,7 +24,7 @@ from appliance.raft.messages import (
     make_entry,
 )
 from appliance.raft.state import decode_configuration, encode_configuration
-from tests.unit.raft.test_raft_core import elect, make_core, says, sent, settle
+from tests.unit.raft.core_rig import elect, make_core, says, sent, settle
 
 LEARNER = Member(4, 4, MemberRole.LEARNER, "c4", "r4")
 

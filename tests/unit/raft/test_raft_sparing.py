@@ -3,7 +3,7 @@
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import AppendRequest, AppendResponse, VoteResponse
 from appliance.raft.state import RaftSettings
-from tests.unit.raft.test_raft_core import elect, make_core, says, sent, settle
+from tests.unit.raft.core_rig import elect, make_core, says, sent, settle
 
 SETTINGS = RaftSettings(election_ticks=10, heartbeat_ticks=4, spare_entries_max=2, spared_entries_max=5)
 
