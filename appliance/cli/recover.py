@@ -38,6 +38,10 @@ def recover(
     *,
     config: Annotated[Path, typer.Option(help="Configuration file of the stopped node (TOML), on its own machine.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without it nothing is changed.")] = False,
+    despite_damage: Annotated[
+        bool,
+        typer.Option("--despite-damage", help="Go on from a ledger file with damage inside that no log makes good."),
+    ] = False,
 ) -> None:
     """Make a stopped node the only voter of its cluster, when a majority has lost its data or its identity for good.
 
@@ -52,13 +56,15 @@ def recover(
 
     Refused (exit code 4) while the node runs, when a majority is there and remembers, and when a member that answers
     holds more. A log that is damaged or missing does not count: then the node goes on from what its ledger file holds.
+    That is read whole. When it is damaged inside, and no log makes it again, the command ends there, unless
+    --despite-damage says that it is all there is: what is damaged stays so, is named by `scrub`, and is not answered.
     """
     session: Session = ctx.obj
     settings = _read(config)
     with _locked(Path(settings.node.data_dir)) as directory:
         from appliance.cli.stopped import look
 
-        node = look(directory, settings)
+        node = look(directory, settings, despite_damage=despite_damage)
         with Waiting("asking the other members"):
             said = asyncio.run(_ask(settings, node))
         answer = _describe(node, said)
@@ -93,7 +99,7 @@ def _read(config: Path) -> Settings:
 def _locked(path: Path) -> Iterator[DataDirectory]:
     """The data directory of a node that does not run. Errors of its files become errors of the command."""
     from appliance.adapters.identity import DataDirectory, DataDirInUse
-    from appliance.node.ports import StorageError
+    from appliance.node.ports import DamagedFile, StorageError
 
     if not path.is_dir():
         raise CliError(
@@ -110,7 +116,10 @@ def _locked(path: Path) -> Iterator[DataDirectory]:
             Exit.CONFLICT, str(error), hint="stop the node first, and whatever would start it again", code="conflict"
         ) from None
     except StorageError as error:
-        raise CliError(Exit.FAILURE, str(error), hint="nothing can be recovered from it as it is") from None
+        hint = "nothing can be recovered from it as it is; choose another node"
+        if isinstance(error, DamagedFile):
+            hint += ", or, when this is the last copy, give --despite-damage"
+        raise CliError(Exit.FAILURE, str(error), hint=hint) from None
 
 
 async def _ask(settings: Settings, node: StoppedNode) -> dict[int, Hello | Exception]:

@@ -53,6 +53,7 @@ class _Read(NamedTuple):
     last_write_us: int
     damage: str
     doubt: str = ""
+    rotten: str = ""
 
 
 class Recovery(NamedTuple):
@@ -114,6 +115,8 @@ class StoppedNode:
             if not self.holding.diverged:
                 self.directory.set_aside(standing.diverged, ledger_only=True)
             standing.note_divergence("")
+        if self.holding.rotten:
+            standing.dispel_doubt()  # what comes of it is known, and wanted
         if self._doubt:
             self.directory.standing.note_doubt(self._doubt)  # a start would not look for what is wrong inside of it
         kept = None
@@ -146,9 +149,14 @@ class StoppedNode:
         return kept
 
 
-def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
+def look(directory: DataDirectory, settings: Settings, *, despite_damage: bool = False) -> StoppedNode:
     """See what a stopped node holds. As every start does, this finishes an install that was cut short; nothing else is
     changed.
+
+    Args:
+        directory: its data directory, locked by this process.
+        settings: its configuration.
+        despite_damage: whether a ledger file that can be opened is good enough, where no log makes it again.
 
     Raises:
         CliError: it holds nothing.
@@ -156,7 +164,7 @@ def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
     """
     check = directory.check()
     cluster_id = whose(directory, settings, check, "")
-    read = _read(directory, cluster_id)
+    read = _read(directory, cluster_id, despite_damage=despite_damage)
     stored, summary = read.stored, read.summary
     if stored is not None:
         base = stored.snapshot
@@ -174,7 +182,8 @@ def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
     incarnation = check.identity.incarnation if check.identity is not None else 0
     holding = Holding(
         identity=Identity(cluster_id, settings.node.id, incarnation),
-        remembers=check.status is IdentityStatus.OK and not read.damage and not directory.standing.condemned,
+        remembers=check.status is IdentityStatus.OK
+        and not (read.damage or read.rotten or directory.standing.condemned),
         configuration=configuration,
         last_index=last_index,
         last_term=last_term,
@@ -183,12 +192,13 @@ def look(directory: DataDirectory, settings: Settings) -> StoppedNode:
         applied_index=summary.applied_index,
         tree_size=summary.tree_size,
         damage=read.damage,
+        rotten=read.rotten,
         diverged=directory.standing.diverged if stored is None or stored.snapshot.index > 0 else "",
     )
     return StoppedNode(directory, settings, holding, base=base, last_write_us=read.last_write_us, doubt=read.doubt)
 
 
-def _read(directory: DataDirectory, cluster_id: str) -> _Read:
+def _read(directory: DataDirectory, cluster_id: str, *, despite_damage: bool) -> _Read:
     """Read the log and the ledger file; where the log cannot be used, the ledger file alone, all of it."""
     path = directory.path / LOG_NAME
     with closing(SqliteLedgerStore(directory.path / LEDGER_NAME, CACHE_BYTES, cluster_id)) as ledger_store:
@@ -196,24 +206,41 @@ def _read(directory: DataDirectory, cluster_id: str) -> _Read:
         if path.exists():
             try:
                 with closing(SqliteLogStore(path)) as log_store:
-                    return _read_both(directory, log_store, ledger_store)
+                    return _read_both(directory, log_store, ledger_store, despite_damage=despite_damage)
             except DamagedFile as error:
                 if Path(error.path).name.startswith(LEDGER_NAME):
                     raise
                 damage = str(error)
         if not (directory.path / LEDGER_NAME).exists():
             raise _nothing(directory)
-        ledger_store.load()
-        summary, meta = ledger_store.check()
-        return _Read(None, summary, meta, summary.last_timestamp_us, damage)
+        summary, meta, rotten = _read_whole(ledger_store, despite_damage=despite_damage)
+        return _Read(None, summary, meta, summary.last_timestamp_us, damage, rotten=rotten)
 
 
-def _read_both(directory: DataDirectory, log_store: SqliteLogStore, ledger_store: SqliteLedgerStore) -> _Read:
-    doubt = ""
+def _read_whole(ledger_store: SqliteLedgerStore, *, despite_damage: bool) -> tuple[Summary, bytes, str]:
+    """What the ledger file says of itself, and what is damaged in it, where that is said to be no matter.
+
+    Raises:
+        StorageError: it cannot be opened, or is damaged.
+    """
+    summary, meta = ledger_store.load()
+    try:
+        ledger_store.check()
+    except DamagedFile as error:
+        if not despite_damage:
+            raise
+        return summary, meta, str(error)
+    return summary, meta, ""
+
+
+def _read_both(
+    directory: DataDirectory, log_store: SqliteLogStore, ledger_store: SqliteLedgerStore, *, despite_damage: bool
+) -> _Read:
+    doubt = rotten = ""
     try:
         stored = recover(log_store, ledger_store, directory.path, _Said())
-        ledger_store.load()
-        summary, meta = ledger_store.check()  # all others will rest on it
+        is_all = stored.snapshot.index > 0  # no log makes it again
+        summary, meta, rotten = _read_whole(ledger_store, despite_damage=despite_damage and is_all)
     except DamagedFile as error:
         stored = log_store.load()
         if not Path(error.path).name.startswith(LEDGER_NAME) or stored.snapshot.index > 0:
@@ -222,7 +249,7 @@ def _read_both(directory: DataDirectory, log_store: SqliteLogStore, ledger_store
         say(f"{doubt}; the log makes it again at the next start")
         summary, meta = Summary(), b""
     stamp_us = _last_stamp_us(log_store, stored)
-    return _Read(stored, summary, meta, stamp_us or summary.last_timestamp_us, "", doubt)
+    return _Read(stored, summary, meta, stamp_us or summary.last_timestamp_us, "", doubt, rotten)
 
 
 def _last_stamp_us(log_store: SqliteLogStore, stored: StoredLog) -> int:

@@ -39,6 +39,7 @@ class Holding(Struct, frozen=True, kw_only=True):
         damage: why its log cannot be used, so that only what `ledger.db` holds is kept; else an empty string.
         diverged: how what `ledger.db` holds was found to differ from the state of the others, where no log makes it
             again; else an empty string.
+        rotten: what was found damaged inside of `ledger.db` that is kept all the same; else an empty string.
     """
 
     identity: Identity
@@ -52,6 +53,7 @@ class Holding(Struct, frozen=True, kw_only=True):
     tree_size: int
     damage: str = ""
     diverged: str = ""
+    rotten: str = ""
 
 
 def needless(holding: Holding, peers: Mapping[int, Hello]) -> str:
@@ -97,6 +99,8 @@ def losses(holding: Holding) -> list[str]:
         found.append(
             f"the truth of what is kept: {holding.diverged}, and the log that could make it again has no beginning"
         )
+    if holding.rotten:
+        found.append(f"what is damaged, which stays so: {holding.rotten}")
     if holding.damage:
         found.append(
             f"every write behind {place}, whoever acknowledged it: {holding.damage}, and only ledger.db is kept"
@@ -106,7 +110,7 @@ def losses(holding: Holding) -> list[str]:
         found.append(
             f"every acknowledged write behind {place}: {nodes_text(others)} can have acknowledged it without this node"
         )
-    if not holding.remembers:
+    if not holding.remembers and not holding.rotten:
         found.append(
             f"what this node has acknowledged behind {place} and forgotten: its data are not those it had last"
         )

@@ -20,14 +20,13 @@ from appliance.node.view import cluster_info
 from appliance.raft import membership
 from appliance.raft.core import NotLeader, RaftCore
 from appliance.raft.membership import ChangeRefused, Refusal
-from appliance.raft.messages import Configuration, Member, MemberRole, Role
+from appliance.raft.messages import NO_INCARNATION, Configuration, Member, MemberRole, Role
 from appliance.raft.state import RaftState
 from appliance.tables.errors import ApplianceError
 
 CHANGE_S: Final = 15.0  # for one change to be proposed and committed, a handover before it included
 PROMOTION_S: Final = 600.0  # for a new member to catch up; then the caller hears that it is still a learner
 RAFT_PORT_ABOVE: Final = 1000
-NO_INCARNATION: Final = 0  # of a member whose node is about to come back as a new one; no node is it
 
 _T = TypeVar("_T")
 

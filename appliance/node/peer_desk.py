@@ -15,7 +15,7 @@ from appliance.node.members import forgotten, is_outside, promises
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import Log, StorageError
 from appliance.raft.core import RaftCore
-from appliance.raft.messages import NOBODY, AnyMessage, Configuration, SnapshotMeta
+from appliance.raft.messages import NO_INCARNATION, NOBODY, AnyMessage, Configuration, SnapshotMeta
 from appliance.tables.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -35,15 +35,23 @@ class PeerDesk:
 
     async def ask_again(self) -> None:
         """While this node finds no leader, ask the peers for their hello again: what has changed since they were met
-        may be why. One that was removed and did not hear of it is told so here. Until cancelled; a failure ends the
-        node.
+        may be why. One that was removed and did not hear of it is told so here. One that was to get its data again, and
+        keeps them since it never heard that this was agreed to, lets the leader hear who it is. Until cancelled; a
+        failure ends the node.
         """
         driver = self._driver
         try:
             while True:
                 await asyncio.sleep(ASK_INTERVAL_S)
-                if driver.core is not None and driver.core.state.leader_id == NOBODY:
+                state = driver.core.state if driver.core is not None else None
+                if state is None:
+                    continue
+                if state.leader_id == NOBODY:
                     await asyncio.gather(*(self._ask_hello(node_id) for node_id in driver.network.connected()))
+                    continue
+                me = state.configuration.member(state.node_id)
+                if me is not None and me.incarnation == NO_INCARNATION and not driver.given_up:
+                    driver.network.redial(state.leader_id)
         except Exception as error:
             driver.fail(error)
 

@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 NOBODY: Final = 0  # no node: ids start at 1
+NO_INCARNATION: Final = 0  # of a member whose node is about to come back as a new one; no node is it
 
 
 class EntryKind(IntEnum):

@@ -268,3 +268,19 @@ def test_a_quarantined_node_is_recovered_out_of_its_quarantine(node: Node, cause
     directory = DataDirectory(node.path)
     assert directory.standing.diverged == ""
     directory.close()
+
+
+def test_the_last_copy_is_recovered_with_its_damage_when_that_is_said(tmp_path: Path) -> None:
+    node = Node(tmp_path, compacted=APPLIED - 10)
+    rot(node.path / "ledger.db")
+    directory = DataDirectory(node.path)
+    directory.standing.note_doubt("a value could not be read")
+    directory.close()
+    refusal = node.refused(Exit.FAILURE, "--yes")
+    assert "Merkle tree" in refusal
+    assert "--despite-damage" in refusal
+    said = node.recovered("--despite-damage")
+    assert any("which stays so" in text and "Merkle tree" in text for text in said.may_be_lost)
+    assert node.recovered("--despite-damage", "--yes").done
+    started = node.start()
+    assert (started.applied_index, started.lost, started.events) == (APPLIED, False, [])

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, WAIT_S, Rig, until
+from driver_rig import CLUSTER_ID, CONFIGURATION, LEADER, ME, TERM, WAIT_S, Rig, until
 from msgspec.structs import replace
 
 from appliance.adapters.standing import StandingFile
 from appliance.node.peer_ports import Hello
 from appliance.node.ports import DamagedFile, Identity
-from appliance.raft.messages import AppendResponse, Configuration, Member, MemberRole, SnapshotMeta
+from appliance.raft.messages import (
+    AppendResponse,
+    Configuration,
+    EntryKind,
+    Member,
+    MemberRole,
+    SnapshotMeta,
+    make_entry,
+)
+from appliance.raft.state import encode_configuration
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +125,26 @@ async def test_a_node_that_finds_no_leader_asks_for_hellos_again(
     count = len(asked)
     await asyncio.sleep(0.1)
     assert len(asked) == count, "a leader is known"
+    await asyncio.wait_for(rig.driver.stop(), WAIT_S)
+
+
+async def test_a_node_that_keeps_its_data_though_it_was_to_give_them_up_is_heard_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to get its data again, it did not hear that the leader has agreed, and goes on: it must not stay left out."""
+    monkeypatch.setattr("appliance.node.peer_desk.ASK_INTERVAL_S", 0.02)
+    rig = Rig(tmp_path)
+    await rig.driver.start()
+    rig.append(2, 1, commit=2)
+    aside = [msgspec.structs.replace(m, incarnation=0) if m.node_id == ME else m for m in CONFIGURATION.members]
+    change = encode_configuration(Configuration(tuple(aside)))
+    rig.take([make_entry(TERM, 3, EntryKind.CONFIGURATION, change)], commit=3)
+    await until(lambda: LEADER in rig.network.redialed, "the leader to be met anew")
+    rig.driver.given_up = True
+    await asyncio.sleep(0.1)
+    count = len(rig.network.redialed)
+    await asyncio.sleep(0.1)
+    assert len(rig.network.redialed) == count, "one that gives them up waits for its end"
     await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 
 
