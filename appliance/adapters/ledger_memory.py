@@ -89,6 +89,7 @@ class LedgerMemory:
             self.fresh[leaf.leaf_index] = leaf
             size_bytes += leaf_bytes(leaf)
             batch.leaf_values += (leaf.leaf_index, leaf.raft_index, leaf.leaf, leaf.salt, leaf.value)
+        batch.leaf_hashes += changes.leaf_hashes
         for key, head in changes.heads:
             old = changed.get(key)
             if old is None:

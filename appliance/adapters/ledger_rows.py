@@ -64,7 +64,6 @@ ALL_ANSWERS: Final = "SELECT actor, idempotency_key, request_hash, timestamp_us,
 ANSWER_BY_KEY: Final = f"{ALL_ANSWERS} WHERE actor = ? AND idempotency_key = ?"
 
 _LEAF_COLUMNS: Final = 5
-_LEAF_AT: Final = 2  # the column with the leaf itself
 _INSERT_LEAVES: Final = BulkInsert("INSERT INTO leaves", columns=_LEAF_COLUMNS)
 _INSERT_HEADS: Final = BulkInsert("INSERT OR REPLACE INTO stored_heads", columns=6)
 _INSERT_REFUSALS: Final = BulkInsert("INSERT INTO refusals", columns=10)
@@ -93,6 +92,7 @@ class Batch:
 
     Attributes:
         leaf_values: the columns of its leaves, one leaf behind the other.
+        leaf_hashes: their hashes, as they went into the tree.
         heads: heads that are written with it, of whatever leaves before its summary's tree size.
         heads_leaf_next: the mark that it sets, 0 for none; see `appliance.adapters.ledger_memory`.
         refusals: refused operations.
@@ -108,6 +108,7 @@ class Batch:
         "forget_before_us",
         "heads",
         "heads_leaf_next",
+        "leaf_hashes",
         "leaf_values",
         "meta",
         "refusals",
@@ -117,6 +118,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.leaf_values: list[Value] = []
+        self.leaf_hashes: list[bytes] = []
         self.heads: dict[str, Head] = {}
         self.heads_leaf_next = 0
         self.refusals: list[Refusal] = []
@@ -140,12 +142,14 @@ def write_batches(db: apsw.Connection, batches: Sequence[Batch], edge: Edge) -> 
     edge of the tree is to be thrown away.
     """
     leaves: list[Value] = []
+    leaf_hashes: list[bytes] = []
     heads: list[Value] = []
     refusals: list[Value] = []
     answers: list[Value] = []
     heads_leaf_next = forget_before_us = 0
     for batch in batches:
         leaves += batch.leaf_values
+        leaf_hashes += batch.leaf_hashes
         for key, head in batch.heads.items():
             heads += (key, head.version, head.leaf_index, head.deleted, head.timestamp_us, head.size)
         for refusal in batch.refusals:
@@ -155,7 +159,7 @@ def write_batches(db: apsw.Connection, batches: Sequence[Batch], edge: Edge) -> 
         heads_leaf_next = max(heads_leaf_next, batch.heads_leaf_next)
         forget_before_us = max(forget_before_us, batch.forget_before_us)
     _INSERT_LEAVES(db, leaves)
-    edge.grow(db, cast(Sequence[bytes], leaves[_LEAF_AT::_LEAF_COLUMNS]))
+    edge.grow(db, leaf_hashes)
     _INSERT_HEADS(db, heads)
     _INSERT_REFUSALS(db, refusals)
     _INSERT_ANSWERS(db, answers)

@@ -64,12 +64,12 @@ class Edge:
         hashes = [leaf_hash(cast(bytes, row[0])) for row in db.execute(LEAVES_BETWEEN, behind)]
         return cls(TileBuilder.resume(tree_size, read, hashes))
 
-    def grow(self, db: apsw.Connection, leaves: Sequence[bytes]) -> None:
-        """Add leaves in their order; to be called in the transaction that writes them."""
-        append = self._builder.append
-        for leaf in leaves:
-            for tile in append(leaf_hash(leaf)):
-                db.execute(_INSERT, row_of(tile))
+    def grow(self, db: apsw.Connection, leaf_hashes: Sequence[bytes]) -> None:
+        """Add leaves in their order, by the hashes that they were applied with; to be called in the transaction that
+        writes them. Before anything is signed over them they are read back and hashed again.
+        """
+        for tile in self._builder.extend(leaf_hashes):
+            db.execute(_INSERT, row_of(tile))
 
 
 def build_tiles(db: apsw.Connection) -> None:
@@ -79,5 +79,5 @@ def build_tiles(db: apsw.Connection) -> None:
     for row in db.execute("SELECT leaf FROM leaves ORDER BY leaf_index"):
         leaves.append(cast(bytes, row[0]))
         if len(leaves) == TILE_WIDTH:
-            edge.grow(db, leaves)
+            edge.grow(db, list(map(leaf_hash, leaves)))
             leaves.clear()

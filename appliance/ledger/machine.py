@@ -305,6 +305,7 @@ class LedgerMachine:
             (),
             None,
             forget_before_us,
+            (one,),
         )
 
     def _step(self, index: int, term: int) -> None:
@@ -379,7 +380,7 @@ class LedgerMachine:
         for one in work.leaf_hashes:
             self._tree.append(one)
         heads = tuple(work.heads.items())
-        return Changes(index, result, tuple(work.leaves), heads, (), answer, forget_before_us)
+        return Changes(index, result, tuple(work.leaves), heads, (), answer, forget_before_us, tuple(work.leaf_hashes))
 
     def _refusals(self, entry: _Entry, verdict: _Verdict) -> tuple[Refusal, ...]:
         """Audit rows of a refused write, one for each operation, with the versions that the keys still have.

@@ -81,6 +81,7 @@ class Changes(Struct, frozen=True, array_like=True, gc=False):
     refusals: tuple[Refusal, ...] = ()
     answer: StoredAnswer | None = None
     forget_answers_before_us: int = 0  # expired idempotency keys to drop: those stamped earlier; 0 for none
+    leaf_hashes: tuple[bytes, ...] = ()  # of `leaves`, as they went into the tree
 
 
 class StateAt(Struct, frozen=True, array_like=True, gc=False):

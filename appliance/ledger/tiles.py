@@ -16,6 +16,7 @@ from appliance.ledger.tile_paths import TILE_HEIGHT, TILE_WIDTH, TileId, partial
 
 TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
 TILES_HELD_MAX: Final = 64  # a proof in a tree of 2**48 leaves reads 12
+ROOTS_HELD_MAX: Final = 4  # who writes a whole tile asks for its root once more
 
 ReadTile = Callable[[TileId], bytes]  # the bytes of the tile with exactly that width
 
@@ -85,6 +86,19 @@ class TileBuilder:
         row += new_leaf_hash
         self._size += 1
         return () if len(row) < TILE_BYTES else self._complete()
+
+    def extend(self, new_leaf_hashes: Sequence[bytes]) -> list[Tile]:
+        """Add leaves by their hashes, in their order, as `append` adds one."""
+        completed: list[Tile] = []
+        at = 0
+        while at < len(new_leaf_hashes):
+            part = new_leaf_hashes[at : at + TILE_WIDTH - self._size % TILE_WIDTH]
+            self._rows[0] += b"".join(part)
+            self._size += len(part)
+            at += len(part)
+            if self._size % TILE_WIDTH == 0:
+                completed += self._complete()
+        return completed
 
     def partial_tiles(self) -> list[Tile]:
         """The right edge as it is now, at most one tile a level."""
@@ -169,6 +183,7 @@ def _read_checked(tile: TileId, read: ReadTile) -> bytes:
     return data
 
 
+@lru_cache(ROOTS_HELD_MAX)
 def tile_root(data: bytes) -> bytes:
     """Root over hashes side by side, as many as a power of two."""
     while len(data) > HASH_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +113,22 @@ def test_a_tree_goes_on_from_its_whole_tiles(tree_size: int, more: int) -> None:
     assert [(one.tile, one.data) for one in builder.partial_tiles()] == [
         (tile, expected(tile)) for tile in partial_tiles(end)
     ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_at_once_are_added_as_one_after_the_other(seed: int) -> None:
+    random = Random(seed)
+    size = random.choice([0, 1, 255, 256, 300, LEAVES_MAX - 1, LEAVES_MAX])
+    one_by_one, completed = grown(size)
+    builder, found, at = TileBuilder(), [], 0
+    while at < size:
+        count = random.choice([0, 1, 2, 255, 256, 257, 1000])
+        found += builder.extend(leaf_hashes()[at : min(at + count, size)])
+        at = min(at + count, size)
+    assert builder.size == size
+    assert found == completed
+    assert builder.frontier() == one_by_one.frontier()
+    assert builder.partial_tiles() == one_by_one.partial_tiles()
 
 
 @pytest.mark.parametrize(

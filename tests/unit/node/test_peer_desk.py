@@ -131,7 +131,7 @@ async def test_a_node_that_finds_no_leader_asks_for_hellos_again(
 async def test_a_node_that_keeps_its_data_though_it_was_to_give_them_up_is_heard_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked to get its data again, it did not hear that the leader has agreed, and goes on: it must not stay left out."""
+    """Asked to get its data again, it did not hear that the leader agreed, and goes on: it must not stay left out."""
     monkeypatch.setattr("appliance.node.peer_desk.ASK_INTERVAL_S", 0.02)
     rig = Rig(tmp_path)
     await rig.driver.start()
