@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from .batch import run_range, write_report
+from .batch import EXERCISED, ROOT, code_digest, run_range, write_report
 from .reports.figures import PAGE, PLACE, NotToBeAdded, add_up, figures_now, reports, told, with_figures
 
 
@@ -16,6 +17,19 @@ def test_the_page_says_what_the_reports_say() -> None:
     place = PLACE.search(PAGE.read_text())
     assert place
     assert place[2] == figures_now(), "run `python -m tests.sim.reports --figures-only`"
+
+
+def test_the_hash_is_of_what_a_seed_exercises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in EXERCISED:
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    monkeypatch.setattr("tests.sim.batch.ROOT", tmp_path)
+    before = code_digest()
+    for name, counts in {"appliance/raft/core.py": True, "tests/sim/world.py": True, "tests/sim/batch.py": False}.items():
+        with (tmp_path / name).open("a") as file:
+            file.write("# more\n")
+        after = code_digest()
+        assert (after != before) == counts, name
+        before = after
 
 
 def test_ranges_are_added_up(tmp_path: Path) -> None:
