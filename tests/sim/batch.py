@@ -111,8 +111,8 @@ def _add(result: RangeResult, outcome: Outcome) -> None:
 
 
 def code_digest() -> str:
-    """Hash of the code that a seed exercises, without what runs seeds and looks on: ranges run on the same digest may be
-    added up.
+    """Hash of the code that a seed exercises, not of what only runs seeds and looks on. Ranges that ran on the same
+    digest may be added up.
     """
     digest = hashlib.sha256()
     for folder in EXERCISED:
