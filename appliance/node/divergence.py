@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -25,7 +26,7 @@ from msgspec import Meta, Struct
 from appliance.ledger.machine import STATES_KEPT, LedgerMachine
 from appliance.ledger.state import StateAt
 from appliance.node.findings import Finding
-from appliance.node.ports import StorageError
+from appliance.node.noting import note
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import MemberRole
 from appliance.tables.errors import ApplianceError
@@ -191,11 +192,8 @@ class Divergence:
             self._on_change()
 
     def _note(self, reason: str) -> None:
-        """Remember it across a restart, if there is room; a restarted node finds out again in seconds otherwise."""
-        try:
-            self._driver.standing.note_divergence(reason)
-        except StorageError as error:
-            self._driver.log.warning("node.standing_failed", reason=str(error))
+        """Remember it across a restart; a restarted node finds out again in seconds otherwise."""
+        note(self._driver.log, partial(self._driver.standing.note_divergence, reason))
 
 
 def _differ(index: int, own: bytes, other: bytes, nodes: list[int]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -26,6 +27,7 @@ from appliance.node.holds import Holds
 from appliance.node.keeper import LedgerKeeper
 from appliance.node.log_writer import Job, LogWriter, Saving
 from appliance.node.members import Members
+from appliance.node.noting import note
 from appliance.node.peer_desk import PeerDesk
 from appliance.node.peer_ports import PeerNetwork
 from appliance.node.ports import (
@@ -35,7 +37,6 @@ from appliance.node.ports import (
     Identity,
     Instruments,
     Log,
-    StorageError,
     StoredLog,
     Tracer,
 )
@@ -226,17 +227,10 @@ class Driver:
             return
         self.failure = str(error) or type(error).__name__
         self.log.error("node.failed", reason=self.failure, error=error)
-        if isinstance(error, DamagedFile):
-            self._doubt(error)
+        if isinstance(error, DamagedFile):  # of the ledger a start reads all only for a reason
+            note(self.log, partial(self.standing.note_doubt, str(error)))
         self.writes.fail_all("this node failed")
         self._on_fatal(self.failure)
-
-    def _doubt(self, error: DamagedFile) -> None:
-        """Every start checks the whole log, but reads the ledger file back only when there is a reason to."""
-        try:
-            self.standing.note_doubt(str(error))
-        except StorageError as failed:
-            self.log.warning("node.standing_failed", reason=str(failed))
 
     # -- time
 

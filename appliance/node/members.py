@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from appliance.node.bootstrap import peer_addresses
 from appliance.node.directory_ports import Standing
 from appliance.node.lineage import Relation, is_parted, relation
+from appliance.node.noting import note
 from appliance.node.peer_ports import Hello, PeerNetwork, Promise
-from appliance.node.ports import Identity, Log, StorageError
+from appliance.node.ports import Identity, Log
 from appliance.raft.core import RaftCore
 from appliance.raft.messages import NOBODY, Configuration, Role
 
@@ -87,10 +89,7 @@ class Members:
             self._network.set_peers(wanted)
 
     def _remember(self, configuration: Configuration) -> None:
-        try:
-            self._standing.remember(configuration)
-        except StorageError as error:  # a full disk, say: what was noted before is still there
-            self._log.warning("node.standing_failed", reason=str(error))
+        note(self._log, partial(self._standing.remember, configuration))
 
     def _part(self, core: RaftCore) -> None:
         """See whose log must not meet this one's."""
