@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -207,7 +207,11 @@ class Membership:
             if state.configuration.member(node_id) is None:
                 return await self._unchanged()
             if node_id == state.node_id and len(state.voters) > 1:
-                await self._leave_to_the_next(lambda configuration: membership.without_member(configuration, node_id))
+                await self._refuse_unsafe(lambda configuration: membership.without_member(configuration, node_id))
+                await hand_over(self._driver)
+                if state.role is not Role.LEADER:
+                    raise NotLeader(state.leader_id)  # the next one removes this node
+                await self._refuse_to_leave_none_fit()
             return await self._change(lambda configuration: membership.without_member(configuration, node_id))
 
     async def _step_aside(self, request: _StepAside) -> _Changed:
@@ -229,21 +233,24 @@ class Membership:
                 return membership.with_member(configuration, aside)
 
             if node_id == state.node_id:
-                await self._leave_to_the_next(change)
+                await self._refuse_unsafe(change)
+                if not await hand_over(self._driver):
+                    raise ApplianceError(
+                        "conflict",
+                        f"Node {node_id} leads, and nobody took over within an election time-out. Try again.",
+                    )
+                raise NotLeader(state.leader_id)  # the next one does it
             return await self._change(change)
 
-    async def _leave_to_the_next(self, change: Callable[[Configuration], Configuration]) -> NoReturn:
-        """Hand over, so that the next leader makes a change that takes this one's vote. Raises `NotLeader`, and
-        `ApplianceError` when the change is refused, or nobody takes over: then nobody else may be fit to lead.
+    async def _refuse_to_leave_none_fit(self) -> None:
+        """A leader that nobody relieved in time may go all the same, unless all that are left say that they had better
+        not lead: one that is quarantined would be left alone with what is wrong.
         """
         state = self._core().state
-        await self._refuse_unsafe(change)
-        if not await hand_over(self._driver) and state.role is Role.LEADER:
-            raise ApplianceError(
-                "conflict",
-                f"Node {state.node_id} leads, and nobody took over within an election time-out. Try again.",
-            )
-        raise NotLeader(state.leader_id)
+        others = [node_id for node_id in state.voters if node_id != state.node_id]
+        reasons = await asyncio.gather(*(unfitness_of(self._driver, node_id) for node_id in others))
+        if all(reasons):
+            raise _conflict(f"Node {state.node_id} leads, and no other voter is fit to: {'; '.join(reasons)}.")
 
     async def _transfer(self, request: _Transfer) -> _Changed:
         core, driver = self._core(), self._driver
