@@ -57,9 +57,9 @@ def test_what_a_child_held_for_a_while_is_in_the_peak() -> None:
             assert before.resident_mib > before.anonymous_mib > 0
             assert tell(process) == "large"
             deadline_s, looks = time.monotonic() + WAIT_S, found.looks
-            while found.looks < looks + 2:  # a thread looks by the clock, and tells nobody
+            while found.looks < looks + 2:
                 assert time.monotonic() < deadline_s
-                time.sleep(0.01)
+                time.sleep(0.01)  # the looks are taken by the clock, on a thread that tells nobody
             assert tell(process) == "alone"
         assert footprint_of(process.pid).anonymous_mib < before.anonymous_mib
         for name in ("resident_mib", "anonymous_mib"):
