@@ -274,7 +274,8 @@ class Rig:
 
 class Peers:
     """The other two nodes of a rig: they vote for it, live, and take entries while they are not `deaf`; those of them
-    that are `behind` say that they live, and take nothing.
+    that are `behind` say that they live, and take nothing; those that are `unwilling`
+    do not take over when they are told to.
     """
 
     def __init__(self, rig: Rig) -> None:
@@ -283,6 +284,7 @@ class Peers:
         self.deaf = False
         self.silent: set[int] = set()  # these say nothing at all
         self.behind: set[int] = set()
+        self.unwilling: set[int] = set()
         self._unanswered: list[AppendRequest] = []
         rig.network.on_send = self._on_send
 
@@ -297,6 +299,8 @@ class Peers:
         match message:
             case Heartbeat():
                 self._answer(HeartbeatResponse(round=message.round, **_back(message)))
+            case TimeoutNow() if message.to in self.unwilling:
+                pass
             case TimeoutNow():  # the rig stops, and hands over
                 self._answer(Heartbeat(commit_index=0, round=0, **{**_back(message), "term": message.term + 1}))
             case VoteRequest():

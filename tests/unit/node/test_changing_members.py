@@ -171,3 +171,19 @@ async def test_a_transfer_to_nobody_in_particular_that_finds_nobody_says_so(lead
     leading.network.reachable = set()
     said = await refusal(leading.service.transfer_leadership(None))
     assert "No other voter took over, and node 1 leads on" in said
+
+
+async def test_a_leader_that_nobody_relieves_is_removed_all_the_same(leading: Rig, peers: Peers) -> None:
+    assert leading.driver.core is not None
+    leading.driver.core.state.settings = leading.driver.settings.raft()  # it, too, gives a handover up early
+    peers.unwilling = {2, 3}
+    leading.network.unfit = {2: "the disk of node 2 is full"}  # node 3 may lead, and does not in time
+    answer = await asyncio.wait_for(leading.service.remove_member(ME), WAIT_S)
+    assert (answer.changed, [member.node_id for member in answer.members]) == (True, [2, 3])
+
+
+async def test_a_leader_is_not_removed_from_among_those_that_are_not_fit_to_lead(leading: Rig) -> None:
+    leading.network.unfit = {2: "the disk of node 2 is full", 3: "node 3 is quarantined"}
+    said = await refusal(leading.service.remove_member(ME))
+    assert "no other voter is fit to: the disk of node 2 is full; node 3 is quarantined." in said
+    assert acting(leading).member(ME) is not None
