@@ -24,19 +24,22 @@ class Refusal(StrEnum):
 
     NOT_READY = "not_ready"  # nothing of the leader's own term is committed yet
     PENDING = "pending"  # another change is not committed yet
-    QUORUM = "quorum"  # too few voters of the new membership are alive
+    QUORUM = "quorum"  # too few voters of the new membership are alive and hold a log that entries can follow
     STEP = "step"  # no member, or more than one, would change
     EMPTY = "empty"  # no voter would be left
 
 
 class ChangeRefused(Exception):
-    """A change of the membership is not made; nothing was proposed. `silent` are the voters that are missed, when it is
-    for the quorum.
+    """A change of the membership is not made; nothing was proposed. When it is for the quorum, `silent` are the voters
+    that are missed, and `behind` those that live and have to get a snapshot first.
     """
 
-    def __init__(self, reason: Refusal, detail: str, silent: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, reason: Refusal, detail: str, silent: tuple[int, ...] = (), behind: tuple[int, ...] = ()
+    ) -> None:
         self.reason = reason
         self.silent = silent
+        self.behind = behind
         super().__init__(detail)
 
 
@@ -63,14 +66,34 @@ def refuse_change(state: RaftState, wanted: Configuration) -> None:
         raise ChangeRefused(Refusal.EMPTY, "no voter would be left")
     if voters == state.voters and changed[0] not in voters:
         return
-    alive = alive_voters(state, wanted)
-    if len(alive) < wanted.quorum():
-        silent = tuple(node_id for node_id in voters if node_id not in alive)
-        detail = (
-            f"only {len(alive)} of the {len(voters)} voters that there would be are alive, {wanted.quorum()} are "
-            f"needed, and nothing is heard of node {' and node '.join(map(str, silent))}"
-        )
-        raise ChangeRefused(Refusal.QUORUM, detail, silent)
+    _refuse_without_quorum(state, wanted)
+
+
+def _refuse_without_quorum(state: RaftState, wanted: Configuration) -> None:
+    """Raise `ChangeRefused` when a configuration, which acts at once, could not commit anything for now."""
+    voters, alive = wanted.voters(), alive_voters(state, wanted)
+    silent = tuple(node_id for node_id in voters if node_id not in alive)
+    behind = tuple(node_id for node_id in alive if _needs_snapshot(state, node_id))
+    able = len(alive) - len(behind)
+    if able >= wanted.quorum():
+        return
+    reasons = [f"nothing is heard of {_nodes(silent)}"] if silent else []
+    if behind:
+        reasons.append(f"a snapshot is on its way to {_nodes(behind)}")
+    detail = (
+        f"only {able} of the {len(voters)} voters that there would be could take entries now, {wanted.quorum()} are "
+        f"needed: {', and '.join(reasons)}"
+    )
+    raise ChangeRefused(Refusal.QUORUM, detail, silent, behind)
+
+
+def _needs_snapshot(state: RaftState, node_id: int) -> bool:
+    progress = state.progress.get(node_id)
+    return progress is not None and progress.state is ProgressState.SNAPSHOT
+
+
+def _nodes(node_ids: tuple[int, ...]) -> str:
+    return " and ".join(f"node {node_id}" for node_id in node_ids)
 
 
 def changed_members(old: Configuration, new: Configuration) -> list[int]:

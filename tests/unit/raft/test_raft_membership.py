@@ -128,6 +128,28 @@ def test_who_has_fallen_silent_does_not_count_as_alive() -> None:
     assert refused(core, without_member(acting(core), 2)) is Refusal.QUORUM
 
 
+def test_who_has_to_get_a_snapshot_first_does_not_count() -> None:
+    """It lives, and could not take the entry by which the change would be committed."""
+    core, term = leader()
+    core.state.progress[2].become_snapshot()
+    with pytest.raises(ChangeRefused) as caught:
+        core.propose_configuration(without_member(acting(core), 3))
+    assert (caught.value.reason, caught.value.silent, caught.value.behind) == (Refusal.QUORUM, (), (2,))
+    assert "1 of the 2 voters" in str(caught.value)
+    assert "a snapshot is on its way to node 2" in str(caught.value)
+    core.propose([b"x"])
+    settle(core)
+    for node_id in (2, 3):
+        holds(core, term, node_id)
+    core.propose_configuration(without_member(acting(core), 3))
+
+
+def test_who_has_to_get_a_snapshot_may_be_removed_itself() -> None:
+    core, _ = leader()
+    core.state.progress[2].become_snapshot()
+    core.propose_configuration(without_member(acting(core), 2))
+
+
 def test_a_learner_is_promoted_once_it_keeps_up() -> None:
     core, term = leader()
     core.propose_configuration(with_member(acting(core), LEARNER))
