@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine, report, results
@@ -32,15 +33,22 @@ GROUPS: dict[str, Group] = {
 
 
 def main() -> int:
-    """Run the groups that are asked for, print the report, write the results."""
-    arguments = _arguments()
+    """The command."""
+    arguments = arguments_of(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that the nodes end too
+    return bench(arguments)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the groups that are asked for, write the results, print the report; answers the exit code."""
     if shutil.which("wrk") is None:
         tell("wrk is missing: `apt-get install wrk etcd-server` (Debian) brings it and the other side")
         return 2
     with_etcd = shutil.which("etcd") is not None and not arguments.no_etcd
-    if not with_etcd:
-        tell("etcd is missing or not wanted: measuring this cluster alone (`apt-get install etcd-server`)")
+    if arguments.no_etcd:
+        tell("etcd is not wanted: measuring this cluster alone")
+    elif not with_etcd:
+        tell("etcd is missing: measuring this cluster alone (`apt-get install etcd-server` brings the other side)")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.directory) as name:
         options = Options(
             directory=Path(name),
@@ -60,12 +68,11 @@ def main() -> int:
         tell(f"about {sum(group.seconds(options) for group in groups) / 60:.0f} minutes")
         outcomes = _run(groups, options)
     found = results.collect(about, options, outcomes)
-    last = results.last_committed(outcome.row for outcome in outcomes)
-    report.show(found, outcomes, last)
-    for path in arguments.json:
+    for path in arguments.json:  # before the report, so that nothing in it can lose what took hours to measure
         results.write(path, found)
     if arguments.write:
         tell(f"written: {', '.join(map(str, results.write_all(found)))}")
+    report.show(found, outcomes, results.committed())
     return 1 if any(outcome.failures for outcome in outcomes) else 0
 
 
@@ -83,7 +90,8 @@ def _run(groups: list[Group], options: Options) -> list[Outcome]:
     return outcomes
 
 
-def _arguments() -> argparse.Namespace:
+def arguments_of(words: Sequence[str]) -> argparse.Namespace:
+    """The command line, read."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--groups", type=_groups, default=list(GROUPS.values()), help=f"of {', '.join(GROUPS)} (all)")
     parser.add_argument("--rows", default="", help="only rows whose name holds one of these parts, comma-separated")
@@ -96,7 +104,7 @@ def _arguments() -> argparse.Namespace:
         "--write", action="store_true", help=f"write figures and drawings under {results.DIRECTORY.name}/"
     )
     parser.add_argument("--json", type=Path, action="append", default=[], help="write the figures to this file")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _groups(text: str) -> list[Group]:

@@ -267,9 +267,9 @@ class Etcd(Cluster):
 
     def __init__(self, name: str, directory: Path) -> None:
         super().__init__(name, directory)
-        ports = free_ports(2 * NODES)
-        self.urls = [f"http://127.0.0.1:{port}" for port in ports[:NODES]]
-        self._peers = [f"http://127.0.0.1:{port}" for port in ports[NODES:]]
+        base = free_base_port()
+        self.urls = [f"http://127.0.0.1:{base + position}" for position in range(NODES)]
+        self._peers = [f"http://127.0.0.1:{base + position + 1000}" for position in range(NODES)]
         self.data = [directory / f"etcd{position}" for position in range(NODES)]
 
     def command(self, position: int) -> list[str]:
@@ -326,15 +326,6 @@ def metric(text: str, name: str, labels: str = "") -> float:
     """Sum of a metric's samples in an exposition whose labels hold the text `labels`."""
     found = re.findall(rf"^{re.escape(name)}(?:\{{([^}}]*)\}})? (\S+)", text, re.MULTILINE)
     return sum(float(value) for held, value in found if labels in held)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def free_base_port(nodes: int = NODES) -> int:

@@ -23,8 +23,8 @@ def line(outcome: Outcome) -> str:
     return f"  {outcome.row}: {'; '.join(filter(None, (rates, values)))}{failed}"
 
 
-def show(found: dict[str, Any], outcomes: Sequence[Outcome], last: dict[str, Any] | None) -> None:
-    """Print machine, rows, targets, and what changed since the last committed results."""
+def show(found: dict[str, Any], outcomes: Sequence[Outcome], earlier: Sequence[dict[str, Any]]) -> None:
+    """Print machine, rows, targets, and what changed since the earlier results, which are given newest first."""
     console = Console(width=WIDTH)
     console.print(", ".join(f"{name} {value}" for name, value in found["machine"].items() if value != ""))
     console.print(f"commit {found['commit']}{', with changes that are not committed' if found['changed'] else ''}")
@@ -37,8 +37,7 @@ def show(found: dict[str, Any], outcomes: Sequence[Outcome], last: dict[str, Any
     if others:
         console.print(_figures(others))
     console.print(_targets(found))
-    if last is not None:
-        console.print(_changes(last, found))
+    _show_changes(console, earlier, found)
     for outcome in loads:
         for name, side in outcome.sides.items():
             if side["loader_share"] >= LOADER_FULL:
@@ -119,9 +118,21 @@ def _targets(found: dict[str, Any]) -> Table:
     return table
 
 
-def _changes(last: dict[str, Any], found: dict[str, Any]) -> Table:
-    title = f"ratios beside those of {last['commit']}, {last['time'][:10]}"
-    table = Table("row", "figure", "then", "now", "change", title=title)
-    for change in results.compare(last, found):
-        table.add_row(change.row, change.figure, f"{change.then:.2f}", f"{change.now:.2f}", f"{change.change:+.0%}")
-    return table
+def _show_changes(console: Console, earlier: Sequence[dict[str, Any]], found: dict[str, Any]) -> None:
+    """A table for each earlier run that rows are compared with, and the rows that have none."""
+    alone = [row["row"] for row in found["rows"] if row["ratios"] and not row["failures"]]
+    for then, changes in results.compare_each(earlier, found):
+        table = Table("row", "figure", "then", "now", "change")
+        for change in changes:
+            table.add_row(change.row, change.figure, f"{change.then:.2f}", f"{change.now:.2f}", f"{change.change:+.0%}")
+        console.print(f"ratios beside those of {results.path_of(then).stem}{_elsewhere(then, found)}")
+        console.print(table)
+        alone = [row for row in alone if row not in {change.row for change in changes}]
+    if alone:
+        console.print(f"no committed ratios beside those of: {', '.join(alone)}")
+
+
+def _elsewhere(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """That the earlier run was on another machine: ratios move with the processor, too."""
+    before, after = (f"{run['machine']['cpu']}, {run['machine']['cores']} cores" for run in (then, now))
+    return "" if before == after else f", on another machine: {before}; now {after}"

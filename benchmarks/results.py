@@ -1,11 +1,11 @@
-"""Results as JSON, and the comparison with those that were committed last."""
+"""Results as JSON, and the comparison with what was committed before."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,22 +66,20 @@ def write_all(found: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def last_committed(rows: Iterable[str], root: Path = ROOT) -> dict[str, Any] | None:
-    """The results with any of these rows that were committed last in a clone; None when there are none.
+def committed(root: Path = ROOT) -> list[dict[str, Any]]:
+    """All results in the last commit of a clone, as they are there, newest first; empty when there are none.
+
+    A commit may bring several results, and git may take one for an older one that was renamed. So it is asked what HEAD
+    holds, not what commits did, and the order is that of the times that the results themselves name.
 
     Args:
-        rows: names of rows.
         root: the clone.
     """
-    wanted = set(rows)
     held = DIRECTORY.relative_to(ROOT).as_posix()
-    present = set(_git("ls-tree", "-r", "--name-only", "HEAD", held, root=root).splitlines())
-    changed = _git("log", "--name-only", "--diff-filter=AM", "--format=", "--", held, root=root).splitlines()
-    for path in dict.fromkeys(line for line in changed if line.endswith(".json") and line in present):
-        found: dict[str, Any] = json.loads(_git("show", f"HEAD:{path}", root=root))
-        if wanted & {row["row"] for row in found["rows"]}:
-            return found
-    return None
+    paths = _git("ls-tree", "-r", "--name-only", "HEAD", held, root=root).splitlines()
+    texts = [_git("show", f"HEAD:{path}", root=root) for path in paths if path.endswith(".json")]
+    found = [result for result in map(json.loads, texts) if result["format"] == FORMAT]
+    return sorted(found, key=lambda result: str(result["time"]), reverse=True)
 
 
 def _git(*arguments: str, root: Path = ROOT) -> str:
@@ -113,3 +111,21 @@ def compare(then: dict[str, Any], now: dict[str, Any]) -> list[Change]:
             if earlier:
                 changes.append(Change(row["row"], figure, earlier, value, round(value / earlier - 1, 3)))
     return changes
+
+
+def compare_each(earlier: Sequence[dict[str, Any]], now: dict[str, Any]) -> list[tuple[dict[str, Any], list[Change]]]:
+    """Each row beside the newest earlier run that it can be compared with, since groups are run and committed one at a
+    time; answers the runs that were used, and their rows.
+
+    Args:
+        earlier: runs, newest first.
+        now: the run to compare.
+    """
+    compared: set[str] = set()
+    used = []
+    for then in earlier:
+        changes = [change for change in compare(then, now) if change.row not in compared]
+        if changes:
+            compared.update(change.row for change in changes)
+            used.append((then, changes))
+    return used

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from appliance.cli.init import LocalCluster, initialise_local
+from tests.ports import free_base_port
 
 START_S = 30.0
 STEP_S = 0.05
@@ -34,26 +33,6 @@ def await_value(read: Callable[[], T | None], what: str, timeout_s: float = STAR
             return value
         assert time.monotonic() < deadline_s, f"waited {timeout_s:g} s in vain for {what}"
         time.sleep(STEP_S)  # what is awaited happens in other processes: there is nothing to be woken by
-
-
-def free_base_port(nodes: int = NODES) -> int:
-    """A port such that it and the next ones are free, and those a thousand above."""
-    for _ in range(200):
-        base = random.randrange(20_000, 50_000)
-        ports = [p for n in range(nodes) for p in (base + n, base + n + 1000)]
-        if all(map(is_free, ports)):
-            return base
-    raise AssertionError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 class Cluster:

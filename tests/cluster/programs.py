@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.harness import free_base_port
+from tests.ports import free_base_port
 
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 COMMAND_S = 150.0

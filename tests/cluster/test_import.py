@@ -69,10 +69,10 @@ def test_an_import_goes_on_by_itself_while_the_leader_dies_three_times(cluster: 
 
 def test_a_local_cluster_by_its_own_commands(tmp_path: Path) -> None:
     """up, a killed leader that the supervisor starts again, import, questions, down, up: the same root."""
-    from tests.cluster.harness import free_base_port
+    from tests.ports import free_base_port
 
     state = tmp_path / ".scribe"
-    up = ("up", "--local", "--base-port", str(free_base_port()))
+    up = ("up", "--local", "--base-port", str(free_base_port(3)))
     appliance(state, *up)
     try:
         appliance(state, "kv", "import", str(RECORDS))

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.harness import PROGRAM, Cluster, await_value, free_base_port, running_cluster
+from tests.cluster.harness import PROGRAM, Cluster, await_value, running_cluster
 from tests.cluster.programs import APPLIANCE, COMMAND_S, Bundle
+from tests.ports import free_base_port
 
 
 def events(cluster: Cluster, node: int, action: str) -> list[dict[str, Any]]:

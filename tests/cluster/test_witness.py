@@ -25,7 +25,8 @@ from appliance.ledger.note import (
     parse_verifier_key,
 )
 from appliance.ledger.witnessing import AddCheckpoint, format_request
-from tests.cluster.harness import START_S, Cluster, await_value, free_base_port
+from tests.cluster.harness import START_S, Cluster, await_value
+from tests.ports import free_base_port
 
 PROGRAM = (str(Path(sys.executable).with_name("appliance")),)
 SETTINGS = {"SCRIBE_LOG__CHECKPOINT_INTERVAL": "0.2", "SCRIBE_LOG__WITNESS_TIMEOUT": "1.0"}

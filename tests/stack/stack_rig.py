@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,10 +18,11 @@ from testcontainers.compose import DockerCompose
 
 from appliance.cli.init_files import read_env_file
 from appliance.cli.render import render_prometheus, render_rules
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 FILES = ["compose/compose.yaml", "tests/stack/compose.override.yaml"]
-NODE_PORT_NAMES = ("NODE1_PORT", "NODE2_PORT", "NODE3_PORT", "NODE4_PORT")
+NODE_PORT_NAMES = ("NODE1_PORT", "NODE2_PORT", "NODE3_PORT", "NODE4_PORT", "NODE5_PORT")
 PORT_NAMES = (*NODE_PORT_NAMES, "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 TIME_SCALE = 0.1  # alerts that hold for a minute fire after six seconds
@@ -30,15 +30,6 @@ COMMAND_TIMEOUT_S = 420.0
 POLL_S = 0.25
 
 T = TypeVar("T")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def eventually(what: str, probe: Callable[[], T | None], timeout_s: float) -> T:

@@ -106,33 +106,37 @@ def test_prometheus_sees_three_nodes_and_every_rule(stack: Stack) -> None:
     )
 
 
-def test_a_fourth_node_joins_with_one_command_and_leaves_with_one(stack: Stack, tmp_path: Path) -> None:
+def test_a_fourth_and_a_fifth_node_join_with_one_command_each_and_leave_with_one(stack: Stack, tmp_path: Path) -> None:
     state = tmp_path / ".scribe"
     before = {c.Service: c.ID for c in stack.compose.get_containers()}
+    joining = ("node4", "node5")
 
-    added = stack.appliance(state, "cluster", "add", "4")
-    assert (added["role"], added["changed"], added["url"]) == ("voter", True, stack.node_url(4))
+    for node_id in (4, 5):
+        added = stack.appliance(state, "cluster", "add", str(node_id))
+        assert (added["role"], added["changed"], added["url"]) == ("voter", True, stack.node_url(node_id))
     assert stack.appliance(state, "cluster", "add", "4")["changed"] is False
     rows = {row["name"]: row for row in stack.appliance(state, "ps")["processes"]}
-    assert (rows["node4"]["health"], rows["node4"]["role"]) == ("ok", "follower")
+    assert [(rows[name]["health"], rows[name]["role"]) for name in joining] == [("ok", "follower")] * 2
     running = {c.Service: c.ID for c in stack.compose.get_containers()}
     assert {name: running[name] for name in before} == before, "nothing else was started anew"
     status = stack.appliance(state, "status")
-    assert (len(status["nodes"]), status["agreement"]) == (4, "agree")
-    eventually("four targets up", lambda: stack.targets() == dict.fromkeys((*NODES, "node4:8004"), "up"), 60)
+    assert (len(status["nodes"]), status["agreement"]) == (5, "agree")
+    targets = dict.fromkeys((*NODES, "node4:8004", "node5:8005"), "up")
+    eventually("five targets up", lambda: stack.targets() == targets, 60)
     voters = "max(scribe_raft_voters)"
     asked = f"query?{httpx.QueryParams({'query': voters})}"
-    eventually("four voters", lambda: stack.prometheus(asked)["result"][0]["value"][1] == "4", 60)
+    eventually("five voters", lambda: stack.prometheus(asked)["result"][0]["value"][1] == "5", 60)
 
-    removed = stack.appliance(state, "cluster", "remove", "4", "--purge", "--yes")
-    assert (removed["role"], removed["stopped"]) == ("removed", True)
+    for node_id in (4, 5):
+        removed = stack.appliance(state, "cluster", "remove", str(node_id), "--purge", "--yes")
+        assert (removed["role"], removed["stopped"]) == ("removed", True)
     assert stack.appliance(state, "cluster", "remove", "4")["changed"] is False
     eventually("three targets up", lambda: stack.targets() == dict.fromkeys(NODES, "up"), 60)
     assert {row["name"] for row in stack.appliance(state, "ps")["processes"]} == {*before, "init"}
     assert len(stack.appliance(state, "status")["nodes"]) == 3
     project = stack.compose.environ["COMPOSE_PROJECT_NAME"]
     listed = subprocess.run(["docker", "volume", "ls", "--quiet"], capture_output=True, text=True, check=True).stdout
-    assert not [name for name in listed.split() if name.startswith(f"{project}_node4")]
+    assert not [name for name in listed.split() if name.startswith(tuple(f"{project}_{each}" for each in joining))]
 
 
 def test_every_panel_answers_from_live_data(stack: Stack) -> None:

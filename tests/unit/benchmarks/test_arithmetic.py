@@ -1,7 +1,6 @@
-"""Medians, spreads, ratios, verdicts and comparisons of the benchmarks."""
+"""Medians, spreads, ratios and verdicts of the benchmarks."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,7 @@ from benchmarks.groups.disk import disk_bytes
 from benchmarks.groups.memory import growth
 from benchmarks.outcome import Outcome, outcome_of, ratio, spread, summarise
 from benchmarks.targets import Target, judge
-
-
-def reading(rate: float, p99_ms: float = 10.0, **more: Any) -> dict[str, Any]:
-    node = {"role": "leader", "cpu_s_per_100k": rate / 100, "resident_mib": rate / 10, "lag_ms": p99_ms}
-    return {
-        "rate": rate,
-        "p50_ms": p99_ms / 2,
-        "p99_ms": p99_ms,
-        "p999_ms": p99_ms * 2,
-        "max_ms": p99_ms * 3,
-        "requests": 10,
-        "errors": 0,
-        "loader_us": 10.0,
-        "loader_share": 0.1,
-        "leader_stayed": True,
-        "nodes": [node],
-    } | more
+from tests.unit.benchmarks.readings import reading
 
 
 def test_a_summary_has_medians_and_of_the_worst_the_worst() -> None:
@@ -105,41 +88,6 @@ def test_what_was_not_measured_or_failed_meets_no_target() -> None:
     for outcomes in ({}, {"row": failed}, {"row": Outcome("g", "row")}):
         (verdict,) = judge(outcomes, (target,))
         assert (verdict.value, verdict.met, verdict.margin) == (None, False, None)
-
-
-def row(name: str, failures: tuple[str, ...] = (), **ratios: float) -> dict[str, Any]:
-    return {"row": name, "ratios": ratios, "failures": list(failures), "figures": {"seconds": 3.0}, "sides": {}}
-
-
-def test_runs_are_compared_by_the_ratios_that_both_have() -> None:
-    then = {"rows": [row("a", rate=2.0, p99=0.5), row("b", rate=1.0), row("failed", ("no 200",), rate=1.0)]}
-    now = {"rows": [row("a", rate=1.5, p50=1.0), row("b", ("no 200",), rate=9.0), row("failed", rate=1.0)]}
-    assert results.compare(then, now) == [results.Change("a", "rate", 2.0, 1.5, -0.25)]
-
-
-def test_the_results_that_were_committed_last_are_found(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        names = ("-c", "user.name=n", "-c", "user.email=n@example.org")
-        subprocess.run(["git", "-C", str(tmp_path), *names, *arguments], check=True, capture_output=True)
-
-    git("init")
-    assert results.last_committed(["row"], tmp_path) is None
-    held = tmp_path / "benchmarks" / "results"
-    for name in ("2030-01-02-bb", "2030-01-01-aa", "2030-01-03-cc"):
-        results.write(held / f"{name}.json", {"commit": name, "rows": [{"row": "row"}, {"row": f"only in {name}"}]})
-        git("add", ".")
-        git("commit", "-m", name)
-    (held / "2030-01-01-aa.svg").write_text("<svg/>")
-    git("rm", "benchmarks/results/2030-01-03-cc.json")
-    git("add", ".")
-    git("commit", "-m", "a drawing, and one result less")
-    results.write(held / "2030-01-04-dd.json", {"commit": "not committed", "rows": [{"row": "row"}]})
-    newest, other = (results.last_committed(["new", row], tmp_path) for row in ("row", "only in 2030-01-02-bb"))
-    assert newest is not None
-    assert newest["commit"] == "2030-01-01-aa"
-    assert other is not None
-    assert other["commit"] == "2030-01-02-bb"
-    assert results.last_committed(["only in 2030-01-03-cc"], tmp_path) is None
 
 
 def test_results_are_named_by_date_commit_and_groups(tmp_path: Path) -> None:
