@@ -114,6 +114,7 @@ class Driver:
         self.members = Members(identity.node_id, network, standing, log)
         self.installing = False
         self.installed_index = 0  # of the last snapshot that was installed while this node ran
+        self.giving_up = False  # the leader is being asked to do without what it holds
         self.given_up = False  # its data are condemned, and it is about to end: it takes no part any more
         self.when_replaced: list[Callable[[], None]] = []  # called then
         self.serve_write: Callable[[WriteRequest], Awaitable[WriteResult]] | None = None

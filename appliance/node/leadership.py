@@ -65,14 +65,16 @@ class Leadership:
             return False
         return core.state.role is not Role.LEADER or self._driver.can_propose()
 
-    async def wait(self, deadline_s: float) -> None:
-        """Wait until a leader is known, and ready if it is this node; at most two election time-outs."""
+    async def wait(self, deadline_s: float, term: int = 0) -> None:
+        """Wait until a leader of this term or a later one is known, and ready if it is this node; at most two election
+        time-outs.
+        """
         driver = self._driver
         deadline_s = min(deadline_s, driver.clock.monotonic_s() + 2 * driver.settings.election_timeout_s)
         while True:
             if driver.failure:
                 raise ApplianceError("unhealthy", f"This node has failed ({driver.failure}). Ask another node.")
-            if self.is_ready():
+            if self.is_ready() and self._term() >= term:
                 return
             left_s = deadline_s - driver.clock.monotonic_s()
             if left_s <= 0:
@@ -82,6 +84,10 @@ class Leadership:
                 await asyncio.wait_for(driver.leader_changed.wait(), min(left_s, driver.settings.tick_s))
             except TimeoutError:
                 continue
+
+    def _term(self) -> int:
+        core = self._driver.core
+        return core.state.term if core is not None else 0
 
     def _no_leader(self) -> ApplianceError:
         driver = self._driver

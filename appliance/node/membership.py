@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -16,7 +17,7 @@ from appliance.node.handover import hand_over, hand_over_to, unfitness_of
 from appliance.node.leader_calls import LeaderCall
 from appliance.node.leadership import Leadership
 from appliance.node.peer_ports import Hello
-from appliance.node.view import cluster_info
+from appliance.node.view import member_infos
 from appliance.raft import membership
 from appliance.raft.core import NotLeader, RaftCore
 from appliance.raft.membership import ChangeRefused, Refusal
@@ -58,12 +59,20 @@ class _StepAside(Struct, frozen=True, array_like=True):
 
 
 class _Changed(Struct, frozen=True, array_like=True):
-    """What the leader answers: whether anything was changed, and the index of the committed entry by which it is as it
-    was asked to be; 0 for a transfer.
+    """What the leader answers: whether anything was changed, the index of the committed entry by which it is as it was
+    asked to be, and the members by then.
     """
 
     changed: bool
     index: int
+    configuration: Configuration
+
+
+class _Transferred(Struct, frozen=True, array_like=True):
+    """What the leader of before answers: whether it led and does no more, and the term as it knows it then."""
+
+    changed: bool
+    term: int
 
 
 class Membership:
@@ -78,19 +87,19 @@ class Membership:
         self._driver = driver
         self._leadership = leadership
         self._changing = asyncio.Lock()
-        leader_call = partial(LeaderCall, driver, leadership, answered=_Changed, answer_s=CHANGE_S)
-        self._adding = leader_call("member.add", self._add, asked=_Add)
-        self._removing = leader_call("member.remove", self._remove, asked=_Remove)
-        self._transferring = leader_call("leader.transfer", self._transfer, asked=_Transfer)
-        self._stepping_aside = leader_call("member.step_aside", self._step_aside, asked=_StepAside)
+        leader_call = partial(LeaderCall, driver, leadership, answer_s=CHANGE_S)
+        self._adding = leader_call("member.add", self._add, asked=_Add, answered=_Changed)
+        self._removing = leader_call("member.remove", self._remove, asked=_Remove, answered=_Changed)
+        self._transferring = leader_call("leader.transfer", self._transfer, asked=_Transfer, answered=_Transferred)
+        self._stepping_aside = leader_call("member.step_aside", self._step_aside, asked=_StepAside, answered=_Changed)
 
     async def add(self, node_id: int, address: str, raft_address: str, *, wait: bool) -> ChangeAnswer:
         """Make a node a member. See `NodeService.add_member`."""
         answer = await self._adding.ask(_Add(node_id, address, raft_address), CHANGE_S)
         await self._see(answer.index)
         if wait:
-            await self._promoted(node_id)
-        member = self._core().state.configuration.member(node_id)
+            await self._promoted(node_id, answer)
+        member = self._acting(answer).member(node_id)
         return self._answer(node_id, member.role.value if member is not None else "removed", answer)
 
     async def remove(self, node_id: int) -> ChangeAnswer:
@@ -102,44 +111,51 @@ class Membership:
     async def transfer(self, node_id: int | None) -> TransferAnswer:
         """Let another voter lead. See `NodeService.transfer_leadership`."""
         answer = await self._transferring.ask(_Transfer(node_id or 0), CHANGE_S)
-        await self._leadership.wait(self._driver.clock.monotonic_s() + CHANGE_S)
-        return TransferAnswer(self._leadership.leader_id(), self._core().state.term, answer.changed)
+        await self._leadership.wait(self._driver.clock.monotonic_s() + CHANGE_S, answer.term)
+        leader_id = self._leadership.leader_id()
+        if node_id and leader_id != node_id:
+            raise _conflict(f"Node {leader_id} has become the leader meanwhile, and not node {node_id}. Ask again.")
+        return TransferAnswer(leader_id, self._core().state.term, answer.changed)
 
     async def step_aside(self) -> None:
         """Have the leader count on this node no more: it becomes a learner of no incarnation, which no node is, until
         it comes back as a new one. Once that is committed, a majority of the voters that are left holds everything
         that was committed before, so that nothing is lost with this node. Raises `conflict` when that cannot be.
         """
-        await self._stepping_aside.ask(_StepAside(self._driver.identity.node_id), CHANGE_S)
+        identity = self._driver.identity
+        answer = await self._stepping_aside.ask(_StepAside(identity.node_id), CHANGE_S)
+        me = self._acting(answer).member(identity.node_id)
+        if me is not None and me.incarnation == identity.incarnation:
+            raise _conflict("The leader, to which a link was made anew meanwhile, has taken this node back. Ask again.")
 
     # -- afterwards
 
     async def _see(self, index: int) -> None:
-        """Wait until this node knows what the leader did, so that its answer shows it."""
+        """Wait until this node knows what the leader did, so that whoever asks it next sees that, too. It may never:
+        who is removed while it has to get a snapshot gets none. Done it is all the same.
+        """
         driver = self._driver
         if self._core().state.commit_index < index or driver.applier.applied_index < index:
-            with_in_s = driver.settings.write_timeout_s
-            try:
-                await asyncio.wait_for(driver.applied_waiters.add(index), with_in_s)
-            except TimeoutError:
-                detail = (
-                    "The change was made, but this node has not heard of it yet. Look at `appliance cluster nodes`."
-                )
-                raise ApplianceError("outcome_unknown", detail) from None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(driver.applied_waiters.add(index), driver.settings.write_timeout_s)
 
-    async def _promoted(self, node_id: int) -> None:
+    async def _promoted(self, node_id: int, answer: _Changed) -> None:
         """Wait until a member is a voter or none any more, at most `PROMOTION_S`."""
         driver = self._driver
         deadline_s = driver.clock.monotonic_s() + PROMOTION_S
         while driver.clock.monotonic_s() < deadline_s and not driver.stopping and not driver.failure:
-            state = self._core().state
-            member = state.configuration.member(node_id)
+            state, member = self._core().state, self._acting(answer).member(node_id)
             if member is None or (member.role is MemberRole.VOTER and state.configuration_index <= state.commit_index):
                 return
             await asyncio.sleep(driver.settings.tick_s)
 
+    def _acting(self, answer: _Changed) -> Configuration:
+        """The members, as this node or, while it has not come that far, the leader knows them."""
+        state = self._core().state
+        return state.configuration if state.configuration_index >= answer.index else answer.configuration
+
     def _answer(self, node_id: int, role: str, answer: _Changed) -> ChangeAnswer:
-        members = cluster_info(self._driver).members
+        members = member_infos(self._driver, self._acting(answer))
         return ChangeAnswer(node_id, role, answer.changed, answer.index, members)
 
     # -- at the leader
@@ -220,7 +236,7 @@ class Membership:
             node_id = request.node_id
             member = state.configuration.member(node_id)
             if member is None or member.incarnation == NO_INCARNATION:
-                return _Changed(False, 0)
+                return await self._unchanged()  # what the others hold is sure only when that is committed
             if state.voters == (node_id,):
                 raise ApplianceError(
                     "conflict",
@@ -235,28 +251,41 @@ class Membership:
             if node_id == state.node_id:
                 await self._refuse_unsafe(change)
                 if not await hand_over(self._driver):
-                    raise ApplianceError(
-                        "conflict",
-                        f"Node {node_id} leads, and nobody took over within an election time-out. Try again.",
+                    reasons = [reason for reason in await self._unfitness_of_others() if reason]
+                    raise _conflict(
+                        f"Node {node_id} leads, and nobody took over within an election time-out"
+                        f"{''.join(f'; {reason}' for reason in reasons)}. `appliance health` and `appliance cluster "
+                        "nodes` show what keeps them; ask again then."
                     )
                 raise NotLeader(state.leader_id)  # the next one does it
             return await self._change(change)
 
     async def _refuse_to_leave_none_fit(self) -> None:
         """A leader that nobody relieved in time may go all the same, unless all that are left say that they had better
-        not lead: one that is quarantined would be left alone with what is wrong.
+        not lead: one that is quarantined would be left alone with what is wrong. Raises `NotLeader` when somebody took
+        over meanwhile.
         """
+        reasons = await self._unfitness_of_others()
+        state = self._core().state
+        if state.role is not Role.LEADER:
+            raise NotLeader(state.leader_id)
+        if reasons and all(reasons):
+            raise _conflict(
+                f"Node {state.node_id} leads, and no other voter is fit to: {'; '.join(reasons)}. Mend one of them "
+                "first; `appliance health` says more."
+            )
+
+    async def _unfitness_of_others(self) -> list[str]:
+        """For each other voter why it had better not lead; empty where it may."""
         state = self._core().state
         others = [node_id for node_id in state.voters if node_id != state.node_id]
-        reasons = await asyncio.gather(*(unfitness_of(self._driver, node_id) for node_id in others))
-        if all(reasons):
-            raise _conflict(f"Node {state.node_id} leads, and no other voter is fit to: {'; '.join(reasons)}.")
+        return await asyncio.gather(*(unfitness_of(self._driver, node_id) for node_id in others))
 
-    async def _transfer(self, request: _Transfer) -> _Changed:
+    async def _transfer(self, request: _Transfer) -> _Transferred:
         core, driver = self._core(), self._driver
         state, target = core.state, request.node_id
         if target == state.node_id:
-            return _Changed(False, 0)
+            return _Transferred(False, state.term)
         if target and state.configuration.member(target) is None:
             raise _conflict(f"Node {target} is no member, so it cannot lead. `appliance cluster nodes` shows who is.")
         if target and target not in state.voters:
@@ -278,7 +307,7 @@ class Membership:
                 f"No other voter took over, and node {state.node_id} leads on. `appliance cluster nodes` shows who is "
                 "connected and how far behind; a voter that is down, or whose disk is full or clock off, cannot lead."
             )
-        return _Changed(True, 0)
+        return _Transferred(True, state.term)
 
     async def _transfer_to(self, target: int) -> None:
         unfitness = await unfitness_of(self._driver, target)
@@ -302,7 +331,7 @@ class Membership:
         index, term = await self._attempt(lambda core: core.propose_configuration(change(core.state.configuration)))
         self._driver.pump_soon()
         await self._committed(index, term)
-        return _Changed(True, index)
+        return self._changed(True, index)
 
     async def _unchanged(self) -> _Changed:
         """It is already as it was asked to be; not for sure before the change that made it so is committed. Raises
@@ -314,7 +343,10 @@ class Membership:
         index = state.configuration_index
         if index > state.commit_index:
             await self._committed(index, state.term)
-        return _Changed(False, index)
+        return self._changed(False, index)
+
+    def _changed(self, changed: bool, index: int) -> _Changed:
+        return _Changed(changed, index, self._core().state.configuration)
 
     async def _committed(self, index: int, term: int) -> None:
         """Wait until a change that this node proposed in this term is committed. Raises `ApplianceError`."""
@@ -322,13 +354,12 @@ class Membership:
         deadline_s = driver.clock.monotonic_s() + CHANGE_S
         while core.state.commit_index < index:
             if driver.clock.monotonic_s() >= deadline_s or core.state.log.term_at(index) != term:
-                raise ApplianceError(
-                    "outcome_unknown",
-                    f"The change of the membership (entry {index}) was proposed and is not committed yet. Look at "
-                    "`appliance cluster nodes` before you ask again; asking again does no harm.",
-                )
+                raise _outcome_unknown(index)
             await asyncio.sleep(driver.settings.tick_s)
-        if core.state.log.term_at(index) not in {term, None}:
+        committed_term = core.state.log.term_at(index)
+        if committed_term is None and core.state.term != term:  # compacted, or a snapshot took the place of it
+            raise _outcome_unknown(index)
+        if committed_term not in {term, None}:
             raise ApplianceError("no_leader", "Another leader was elected before the change was committed.")
 
     async def _attempt(self, act: Callable[[RaftCore], _T]) -> _T:
@@ -365,10 +396,18 @@ def _conflict(detail: str) -> ApplianceError:
     return ApplianceError("conflict", detail)
 
 
+def _outcome_unknown(index: int) -> ApplianceError:
+    return ApplianceError(
+        "outcome_unknown",
+        f"The change of the membership (entry {index}) was proposed, and it is not known whether it was committed. "
+        "Look at `appliance cluster nodes` before you ask again; asking again does no harm.",
+    )
+
+
 def _advice(state: RaftState, refused: ChangeRefused) -> str:
     """Why a change was refused, and what helps."""
     if refused.reason is Refusal.QUORUM:
-        return f"The cluster would lose its quorum: {refused}. {_ways_to_a_quorum(state, refused.silent)}"
+        return f"The cluster would lose its quorum: {refused}. {_ways_to_a_quorum(state, refused)}"
     if refused.reason is Refusal.EMPTY:
         return "The last voter cannot be removed: nobody would hold the ledger. `appliance down` stops it."
     if refused.reason is Refusal.PENDING:
@@ -379,8 +418,12 @@ def _advice(state: RaftState, refused: ChangeRefused) -> str:
     return f"The membership cannot be changed now: {refused}. Ask again in a moment."
 
 
-def _ways_to_a_quorum(state: RaftState, silent: tuple[int, ...]) -> str:
-    """What would let a change be made that was refused because these voters are silent."""
+def _ways_to_a_quorum(state: RaftState, refused: ChangeRefused) -> str:
+    """What would let a change be made that was refused because these voters are silent, or not caught up."""
+    if not refused.silent:
+        waits = " and ".join(f"node {n}" for n in refused.behind)
+        return f"Ask again when `appliance cluster nodes` shows that {waits} has caught up."
+    silent = refused.silent
     start = f"Start {' and '.join(f'node {n}' for n in silent)} first; `appliance cluster nodes` shows who is connected"
     removable = [n for n in silent if _may_remove(state, n)]
     if not removable:

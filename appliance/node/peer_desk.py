@@ -50,7 +50,8 @@ class PeerDesk:
                     await asyncio.gather(*(self._ask_hello(node_id) for node_id in driver.network.connected()))
                     continue
                 me = state.configuration.member(state.node_id)
-                if me is not None and me.incarnation == NO_INCARNATION and not driver.given_up:
+                aside = me is not None and me.incarnation == NO_INCARNATION
+                if aside and not driver.giving_up and not driver.given_up:  # the link may carry the agreement to it
                     driver.network.redial(state.leader_id)
         except Exception as error:
             driver.fail(error)

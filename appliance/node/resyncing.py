@@ -52,6 +52,7 @@ class Resyncing:
 
     async def _give_up(self) -> None:
         driver = self._driver
+        driver.giving_up = True
         try:
             await self._membership.step_aside()
             driver.standing.condemn(REASON)
@@ -62,6 +63,8 @@ class Resyncing:
                 raise
             code = "disk_full" if isinstance(error, DiskFull) else "unhealthy"
             raise ApplianceError(code, f"That its data are to be given up cannot be noted: {error}.") from error
+        finally:
+            driver.giving_up = False
         driver.given_up = True  # what it acknowledged from now on would be set aside, too
         driver.log.warning("node.resyncing", node_id=driver.identity.node_id)
         self._restart(REASON)

@@ -43,7 +43,7 @@ from appliance.node.resyncing import Resyncing
 from appliance.node.salts import SaltPool
 from appliance.node.scrubbing import Scrubbing
 from appliance.node.view import cluster_info, figures_of, health_of
-from appliance.node.waiting import WriteWaiter, settle
+from appliance.node.waiting import Adrift, WriteWaiter, settle
 from appliance.raft.core import NotLeader
 from appliance.tables.errors import ApplianceError
 
@@ -91,6 +91,7 @@ class Service:
         self._timeout_s = write_timeout_s
         self._in_flight = 0  # proposed here, without an outcome
         self._in_flight_bytes = 0
+        self._adrift = Adrift()
         self._elsewhere = 0  # taken by `write`: many of them wait at the leader
         self._elsewhere_bytes = 0  # their values
         self._salts = SaltPool()
@@ -181,19 +182,31 @@ class Service:
         if isinstance(outcome, WriteResult):
             self._committed.inc()
         else:
+            if outcome.code == "outcome_unknown" and self._driver.core is not None:
+                self._adrift.add(size_bytes, self._driver.core.state)
             self._outcomes["not_committed" if outcome.code == "not_committed" else "unknown"].inc()
         done(outcome)
 
     def _refuse_if_full(self) -> None:
         self._refuse_at_end()
-        waiting = max(self._in_flight, self._elsewhere)
+        adrift, core = self._adrift, self._driver.core
+        if adrift.count and core is not None:
+            adrift.look(core.state)
+        waiting = max(self._in_flight + adrift.count, self._elsewhere)
         if waiting >= self._concurrency_max:
-            self._outcomes["refused"].inc()
-            raise ApplianceError("overloaded", f"{waiting} writes are waiting already (performance.max_concurrency).")
-        waiting_bytes = max(self._in_flight_bytes, self._elsewhere_bytes)
+            raise self._overload(f"{waiting} writes are waiting already (performance.max_concurrency).")
+        waiting_bytes = max(self._in_flight_bytes + adrift.size_bytes, self._elsewhere_bytes)
         if waiting_bytes >= IN_FLIGHT_BYTES_MAX:
-            self._outcomes["refused"].inc()
-            raise ApplianceError("overloaded", f"Writes of {waiting_bytes} bytes together are waiting already.")
+            raise self._overload(f"Writes of {waiting_bytes} bytes together are waiting already.")
+
+    def _overload(self, what: str) -> ApplianceError:
+        self._outcomes["refused"].inc()
+        if self._adrift.count:
+            what += (
+                f" {self._adrift.count} of them could not be committed in time: look at `appliance health` and "
+                "`appliance cluster nodes` for what keeps a majority from storing them."
+            )
+        return ApplianceError("overloaded", what)
 
     def _refuse_at_end(self) -> None:
         driver = self._driver

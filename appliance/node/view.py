@@ -7,7 +7,7 @@ from appliance.node.driver import Driver
 from appliance.node.members import is_outside, standing
 from appliance.node.outlook import way_out
 from appliance.raft.core import RaftCore
-from appliance.raft.messages import NOBODY, Member, Role
+from appliance.raft.messages import NOBODY, Configuration, Member, Role
 
 
 def reasons_of(driver: Driver) -> tuple[str, ...]:
@@ -89,7 +89,6 @@ def cluster_info(driver: Driver) -> ClusterInfo:
     members = state.configuration.members if state else ()
     leader_id = state.leader_id if state else NOBODY
     leader = next((m for m in members if m.node_id == leader_id), None)
-    contacts = driver.network.connected()
     return ClusterInfo(
         identity=driver.identity,
         version=driver.settings.version,
@@ -102,8 +101,14 @@ def cluster_info(driver: Driver) -> ClusterInfo:
         last_index=state.log.last_index if state else 0,
         snapshot_index=state.log.snapshot_index if state else 0,
         quorum=state.configuration.quorum() if state else 0,
-        members=tuple(_member_info(driver, core, m, contacts) for m in members) if core else (),
+        members=member_infos(driver, state.configuration) if state else (),
     )
+
+
+def member_infos(driver: Driver, configuration: Configuration) -> tuple[MemberInfo, ...]:
+    """The members of a configuration, as this node sees them; none while it belongs to no cluster."""
+    contacts, core = driver.network.connected(), driver.core
+    return tuple(_member_info(driver, core, m, contacts) for m in configuration.members) if core else ()
 
 
 def _member_info(driver: Driver, core: RaftCore, member: Member, contacts: dict[int, float]) -> MemberInfo:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from appliance.ledger.commands import WriteResult
 from appliance.node.ports import Histogram
+from appliance.raft.state import RaftState
 from appliance.tables.errors import ApplianceError
 
 PRUNE_AT_MIN: Final = 1024
@@ -144,6 +145,35 @@ def _unknown(reason: str) -> ApplianceError:
         f"The write was handed to the cluster, but {reason}. "
         "Read the key to see, or send it again with the same Idempotency-Key.",
     )
+
+
+class Adrift:
+    """Writes whose time was over before they were committed. Nobody waits for them, but they are still in the log, and
+    take room there: where a majority cannot store anything, each time-out would make room for as many again. They are
+    past when everything that stood in the log then is committed, or when another term has begun.
+
+    Attributes:
+        count: of writes.
+        size_bytes: of their data.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.size_bytes = 0
+        self._last_index = 0
+        self._term = 0
+
+    def add(self, size_bytes: int, state: RaftState) -> None:
+        """The time of one more is over."""
+        self.look(state)
+        self.count += 1
+        self.size_bytes += size_bytes
+        self._last_index, self._term = state.log.last_index, state.term
+
+    def look(self, state: RaftState) -> None:
+        """See whether they are past."""
+        if state.term != self._term or state.commit_index >= self._last_index:
+            self.count = self.size_bytes = 0
 
 
 class WaitingIndexes:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from driver_rig import LEADER, TERM, WAIT_S, Peers, Rig, until
+from driver_rig import LEADER, ME, TERM, WAIT_S, Peers, Rig, until
 
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
+from appliance.node.waiting import Adrift
+from appliance.raft.messages import Heartbeat
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -154,3 +156,45 @@ async def test_writes_that_wait_for_a_leader_are_bounded_too(rig: Rig, monkeypat
         write.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert (rig.service._elsewhere, rig.service._elsewhere_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("bound", ["writes", "bytes"])
+async def test_what_was_not_committed_in_time_still_takes_room(
+    rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """The followers live, and can store nothing: each time-out must not make room in the log for as many again."""
+    if bound == "bytes":
+        monkeypatch.setattr("appliance.node.service.IN_FLIGHT_BYTES_MAX", BYTES_MAX)
+    peers.deaf = True
+    writes, core = Leader(rig), rig.driver.core
+    assert core is not None
+    await writes.fill()
+    rig.clock.ahead_s += 6  # the time of all is over
+    await until(lambda: len(writes.told) == writes.accepted, "that nobody knows what became of them")
+    assert {one.code for one in writes.told if isinstance(one, ApplianceError)} == {"outcome_unknown"}
+    last_index = core.state.log.last_index
+    for entrance in writes.entrances():
+        await overloaded(entrance)
+    with pytest.raises(ApplianceError, match=f"{writes.accepted} of them could not be committed in time"):
+        await rig.service.write(request(0))
+    assert core.state.log.last_index == last_index
+
+    peers.listen()
+    await until(lambda: core.state.commit_index == last_index, "all of them to be committed after all")
+    assert (await asyncio.wait_for(rig.service.write(request(0)), WAIT_S)).results[0].version == 2
+
+
+async def test_another_term_makes_room_for_what_was_lost_with_the_last(rig: Rig, peers: Peers) -> None:
+    """What was not committed may be gone from the log, so that its end is never reached again."""
+    peers.deaf = True
+    core, adrift = rig.driver.core, Adrift()
+    assert core is not None
+    await Leader(rig).now()
+    adrift.add(10, core.state)
+    adrift.look(core.state)
+    assert (adrift.count, adrift.size_bytes) == (1, 10)
+    rig.desk.on_message(
+        Heartbeat(sender=3, sender_incarnation=30, to=ME, term=core.state.term + 1, commit_index=0, round=0)
+    )
+    adrift.look(core.state)
+    assert (adrift.count, adrift.size_bytes) == (0, 0)

@@ -132,6 +132,16 @@ async def test_removing_is_not_advised_where_it_would_be_refused(leading: Rig, p
     assert "cluster remove" not in said
 
 
+async def test_a_refusal_for_who_is_to_get_a_snapshot_says_to_wait_for_it(leading: Rig) -> None:
+    core = leading.driver.core
+    assert core is not None
+    core.state.progress[2].become_snapshot()
+    said = await refusal(leading.service.remove_member(3))
+    for part in ("a snapshot is on its way to node 2", "Ask again when", "shows that node 2 has caught up"):
+        assert part in said
+    assert "Start" not in said
+
+
 async def test_a_refusal_for_a_change_under_way_says_which(leading: Rig, peers: Peers) -> None:
     peers.deaf = True
     core = leading.driver.core

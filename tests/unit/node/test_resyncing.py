@@ -7,12 +7,24 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from driver_rig import LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
+from driver_rig import CONFIGURATION, LEADER, ME, TERM, WAIT_S, Peers, Rig, put, until
+from msgspec.structs import replace
 
 from appliance.node.ports import DiskFull, StorageFailed
 from appliance.node.resyncing import REASON
-from appliance.raft.messages import AnyMessage, AppendRequest, EntryKind, Heartbeat, TimeoutNow
-from appliance.raft.state import decode_configuration
+from appliance.raft.membership import with_member
+from appliance.raft.messages import (
+    NO_INCARNATION,
+    AnyMessage,
+    AppendRequest,
+    Configuration,
+    EntryKind,
+    Heartbeat,
+    MemberRole,
+    TimeoutNow,
+    make_entry,
+)
+from appliance.raft.state import decode_configuration, encode_configuration
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -40,8 +52,14 @@ def leader_says(rig: Rig, answer: Callable[[], bytes]) -> list[str]:
     return asked
 
 
+def stood_aside(incarnation: int = NO_INCARNATION) -> Configuration:
+    """The members once this node is a learner of that incarnation."""
+    aside = replace(CONFIGURATION.members[ME - 1], incarnation=incarnation, role=MemberRole.LEARNER)
+    return with_member(CONFIGURATION, aside)
+
+
 def agreed() -> bytes:
-    return msgspec.msgpack.encode((True, 3))
+    return msgspec.msgpack.encode((True, 3, stood_aside()))
 
 
 async def code_of(rig: Rig, incarnation: int | None = None) -> str:
@@ -60,6 +78,19 @@ async def test_a_follower_asks_the_leader_and_is_condemned(rig: Rig) -> None:
     assert "node.resyncing" in rig.log.events
     assert (await rig.service.resync(OWN)) == answer
     assert (asked, rig.restarts) == (["member.step_aside"], [REASON]), "twice is the same as once"
+
+
+async def test_who_was_taken_back_before_it_heard_that_it_may_go_keeps_its_data(rig: Rig) -> None:
+    """The leader met it anew in between, and counts on it again."""
+    await follow(rig)
+    leader_says(rig, agreed)
+    changes = [
+        make_entry(TERM, index, EntryKind.CONFIGURATION, encode_configuration(configuration))
+        for index, configuration in ((3, stood_aside()), (4, stood_aside(OWN)))
+    ]
+    rig.take(changes, commit=3)
+    assert await code_of(rig) == "conflict"
+    assert (rig.restarts, rig.data.standing.condemned) == ([], "")
 
 
 async def test_another_incarnation_is_left_alone(rig: Rig) -> None:
@@ -109,6 +140,19 @@ async def test_the_leader_makes_it_a_learner_of_no_incarnation(rig: Rig, peers: 
     index = core.state.configuration_index
     await rig.desk.on_call(3, "member.step_aside", msgspec.msgpack.encode([3]))
     assert core.state.configuration_index == index, "twice is the same as once"
+
+
+async def test_what_the_leader_has_not_committed_is_not_agreed_to_when_it_is_asked_again(
+    rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", 0.3)
+    peers.deaf = True
+    for _ in range(2):
+        with pytest.raises(ApplianceError) as caught:
+            await rig.desk.on_call(3, "member.step_aside", msgspec.msgpack.encode([3]))
+        assert caught.value.code == "outcome_unknown"
+    peers.listen()
+    await rig.desk.on_call(3, "member.step_aside", msgspec.msgpack.encode([3]))
 
 
 async def test_the_leader_refuses_where_too_few_would_be_left(rig: Rig, peers: Peers) -> None:
