@@ -17,10 +17,11 @@ from appliance.raft.messages import HardState, MemberRole
 from appliance.raft.state import RaftState
 
 from . import members
-from .checker import Checker
+from .checker import GIVEN_UP_INVARIANT, Checker
 from .disk import LogFile, Write
 from .histories import HISTORY_INVARIANT
 from .node import SimNode
+from .resyncs import Resyncs
 
 Patch = pytest.MonkeyPatch
 
@@ -127,6 +128,13 @@ def set_backs_are_not_renounced(patch: Patch) -> None:
     patch.setattr(members, "forgotten", lambda _core, _told: None)
 
 
+def resyncs_before_the_commit(patch: Patch) -> None:
+    """A node gives up its data as soon as the leader has proposed to do without it, as one that is asked a second time
+    would if the answer did not wait for the commit.
+    """
+    patch.setattr(Resyncs, "is_agreed", staticmethod(lambda _leader, _index: True))
+
+
 TWICE: Final = frozenset({"a vote is given once a term", "election safety"})
 LOST: Final = frozenset({"leader completeness", "state machine safety", "an acknowledged write is never lost"})
 DURABLE: Final = frozenset({"answers come after durability"})
@@ -167,6 +175,7 @@ BUGS: Final = {
         ),
         Bug("read-before-the-noop-is-committed", reads_before_the_noop, READS, (2,)),
         Bug("vote-for-a-log-that-is-behind", votes_for_anybody, LOST, (5,)),
+        Bug("resync-before-the-commit", resyncs_before_the_commit, frozenset({GIVEN_UP_INVARIANT}), (250,)),
         Bug("set-back-is-not-renounced", set_backs_are_not_renounced, DURABLE | LOST | TWICE, (45,)),
     )
 }

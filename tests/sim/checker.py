@@ -7,16 +7,29 @@ acknowledged write is noted when it is first seen, and whatever comes later has 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.ledger.commands import Outcome, WriteResult, decode_command
-from appliance.raft.messages import AnyMessage, Entry, EntryKind, Member, MemberRole, Role, VoteRequest, VoteResponse
+from appliance.raft.messages import (
+    AnyMessage,
+    Configuration,
+    Entry,
+    EntryKind,
+    Member,
+    MemberRole,
+    Role,
+    VoteRequest,
+    VoteResponse,
+)
 
 from .state import Model, Value
 
 if TYPE_CHECKING:
     from .disk import LogFile
     from .node import SimNode
+
+
+GIVEN_UP_INVARIANT: Final = "nothing is lost with what a node gives up"
 
 
 class Violation(Exception):
@@ -251,17 +264,37 @@ class Checker:
     def _check_durable(self, node: SimNode, index: int, term: int) -> None:
         assert node.core is not None
         configuration = node.core.state.configuration
-        holders = [
-            m.node_id
-            for m in configuration.members
-            if m.role is MemberRole.VOTER
-            and ((log := self._log_of(m)).term_at(index) == term or log.snapshot.index >= index)
-        ]
+        holders = self._holders(configuration, index, term)
         if len(holders) < configuration.quorum():
             raise Violation(
                 "answers come after durability",
                 f"node {node.node_id} commits entry {index} of term {term}, durable on {holders} of"
                 f" {list(configuration.voters())}",
+            )
+
+    def _holders(self, configuration: Configuration, index: int, term: int) -> list[int]:
+        """The voters on whose disks an entry is."""
+        return [
+            m.node_id
+            for m in configuration.members
+            if m.role is MemberRole.VOTER
+            and ((log := self._log_of(m)).term_at(index) == term or log.snapshot.index >= index)
+        ]
+
+    def check_given_up(self, node: SimNode, configuration: Configuration, index: int) -> None:
+        """A node gives up its data, since the entry at `index` lets the others do without it: a majority of the voters
+        that are left has to hold everything that was committed before.
+        """
+        last = min(index, len(self.committed)) - 1
+        if last < 1:
+            return
+        term = self.committed[last].term
+        holders = self._holders(configuration, last, term)
+        if len(holders) < configuration.quorum():
+            raise Violation(
+                GIVEN_UP_INVARIANT,
+                f"node {node.node_id} gives up its data, and entry {last} of term {term}, which is committed, is left"
+                f" on {holders} of {list(configuration.voters())}",
             )
 
     def _lost_name(self, index: int, otherwise: str) -> str:

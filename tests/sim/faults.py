@@ -56,7 +56,8 @@ class Faults:
 
     # -- nodes
 
-    def _crash(self, node: SimNode, ticks: int) -> None:
+    def crash(self, node: SimNode, ticks: int) -> None:
+        """A node dies, and is started again after a while."""
         if node.core is not None:
             self.world.trace("crash", node.node_id)
             node.stop()
@@ -76,18 +77,18 @@ class Faults:
     def disk_failed(self, node: SimNode) -> None:
         """A write could not be made durable: the node stops, and does not try again."""
         self.world.count("nodes stopped by their disk")
-        self._crash(node, 20)
+        self.crash(node, 20)
 
     def _do_crash(self, fault: Fault, chance: Random) -> None:
-        self._crash(self._any_node(chance), fault.ticks)
+        self.crash(self._any_node(chance), fault.ticks)
 
     def _do_crash_leader(self, fault: Fault, chance: Random) -> None:
-        self._crash(self._leader(chance), fault.ticks)
+        self.crash(self._leader(chance), fault.ticks)
 
     def _do_power_loss(self, fault: Fault, chance: Random) -> None:
         for node in self.world.nodes.values():
             if chance.random() < 0.8:
-                self._crash(node, chance.randint(1, fault.ticks))
+                self.crash(node, chance.randint(1, fault.ticks))
 
     def _blink(self, node: SimNode, chance: Random) -> None:
         """Crash and be back before anybody notices."""
@@ -138,7 +139,7 @@ class Faults:
             links = self.world.network.split({node.node_id}, others - set(spared), one_way=chance.random() < 0.3)
             self.world.after(chance.randint(5, 25) * TICK, self._join, links)
         if fate > 0.4:
-            self.world.after(chance.randint(1, 4 * TICK), self._crash, node, chance.randint(2, 20))
+            self.world.after(chance.randint(1, 4 * TICK), self.crash, node, chance.randint(2, 20))
 
     def on_commit(self, node: SimNode) -> None:
         """A node is the first to see something committed; called in the middle of that event."""
@@ -146,7 +147,7 @@ class Faults:
         self.world.trace("commits", node.node_id, "entry", index, "of term", term)
         chance = self._ambush
         if chance is not None and not self.over and self.world.now <= self._ambush_until and chance.random() < 0.5:
-            self.world.after(0, self._crash, node, chance.randint(2, 20))
+            self.world.after(0, self.crash, node, chance.randint(2, 20))
 
     def _do_drowsy_leader(self, fault: Fault, chance: Random) -> None:
         """A leader that is cut off from all but its clients, and whose clock is so slow that it does not notice."""
@@ -227,14 +228,14 @@ class Faults:
     def _do_copy_disk(self, fault: Fault, chance: Random) -> None:
         """A node stops, its files are copied, and it starts again."""
         node = self._any_node(chance)
-        self._crash(node, fault.ticks)
+        self.crash(node, fault.ticks)
         self.world.members.keep_copy(node)
 
     def _do_lose_disk(self, fault: Fault, chance: Random) -> None:
         """A node stops and starts again without its files, or with older ones."""
         node = self._any_node(chance)
         if node.in_service and self.world.members.may_lose(node):
-            self._crash(node, fault.ticks)
+            self.crash(node, fault.ticks)
             if node.core is None:
                 self.world.members.lose(node, chance)
 
@@ -245,9 +246,17 @@ class Faults:
             return
         node = self.world.nodes[chance.choice(copied)]
         if node.in_service and self.world.members.may_lose(node):
-            self._crash(node, fault.ticks)
+            self.crash(node, fault.ticks)
             if node.core is None:
                 self.world.members.set_back(node)
+
+    def _do_resync(self, fault: Fault, chance: Random) -> None:
+        """An operator has a node get its data again, perhaps twice in a row."""
+        node = self._any_node(chance)
+        if node.in_service and node.core is not None:
+            self.world.resyncs.begin(node, chance)
+            if chance.random() < 0.3:
+                self._later(fault, self.world.resyncs.begin, node, chance)
 
     # -- disks
 

@@ -60,6 +60,8 @@ class Members:
             if not network.reaches(hearer.node_id, teller.node_id):
                 continue
             assert hearer.core is not None
+            if self.world.resyncs.asking.get(teller.node_id) == hearer.core.state.term:
+                continue
             assert teller.core is not None
             told = teller.core.state
             seen = member(teller.node_id, teller.incarnation, MemberRole.VOTER)
@@ -79,7 +81,7 @@ class Members:
         if not node.in_service:
             node.in_service = True
             node.start()
-        self._ask(
+        self.ask(
             lambda configuration: (
                 configuration
                 if configuration.member(node.node_id)
@@ -90,17 +92,27 @@ class Members:
 
     def shrink(self, node: SimNode) -> None:
         """Remove a node, whatever it is."""
-        self._ask(lambda configuration: membership.without_member(configuration, node.node_id), "shrunk")
+        self.ask(lambda configuration: membership.without_member(configuration, node.node_id), "shrunk")
 
-    def _ask(self, change: Callable[[Configuration], Configuration], what: str, attempt: int = 1) -> None:
-        """Ask all who think that they lead, again and again for a while."""
+    def ask(
+        self,
+        change: Callable[[Configuration], Configuration],
+        what: str,
+        asked: Callable[[SimNode], None] = lambda leader: None,
+        but: SimNode | None = None,
+        attempt: int = 1,
+    ) -> None:
+        """Ask all who think that they lead, `but` one, again and again for a while; `asked` is told of the one that has
+        proposed it, or for which it is so already.
+        """
         if self.world.faults.over:
             return
         for node in self.world.nodes.values():
-            if node.core is None or node.paused or node.core.state.role is not Role.LEADER:
+            if node is but or node.core is None or node.paused or node.core.state.role is not Role.LEADER:
                 continue
             wanted = change(node.core.state.configuration)
             if wanted == node.core.state.configuration:
+                asked(node)
                 return
             if not self._keeps_majority(wanted):
                 self.world.count("changes not asked for: a lost disk is needed")
@@ -111,10 +123,11 @@ class Members:
                 self.world.count(f"changes refused: {getattr(refused, 'reason', 'not the leader')}")
                 continue
             self.world.count(f"changes proposed: {what}")
+            asked(node)
             node.drain()
             return
         if attempt < ATTEMPTS:
-            self.world.after(ATTEMPT_TICKS * TICK, self._ask, change, what, attempt + 1)
+            self.world.after(ATTEMPT_TICKS * TICK, self.ask, change, what, asked, but, attempt + 1)
 
     # -- disks that are lost
 
@@ -147,17 +160,24 @@ class Members:
 
     def lose(self, node: SimNode, chance: Random) -> None:
         """A stopped node is cleared, or an older copy of its files is put back; it will be another incarnation."""
-        self._keep_past(node)
-        self.set_backs.pop(node.node_id, None)
         copied = self.copies.get(node.node_id)
         if copied is not None and chance.random() < 0.6:
+            self._keep_past(node)
             self.world.count("disks rolled back")
-            what = f"what came after entry {copied[0].last_index}"
             node.replace_disk(copied[0].copy(), copied[1].copy())
+            self._becomes_another(node, f"what came after entry {copied[0].last_index}")
         else:
             self.world.count("disks cleared")
-            what = "the disk"
-            node.replace_disk(None, LedgerState(MemoryLedger(), Configuration()))
+            self.clear(node)
+
+    def clear(self, node: SimNode) -> None:
+        """A stopped node's disk is cleared."""
+        self._keep_past(node)
+        node.replace_disk(None, LedgerState(MemoryLedger(), Configuration()))
+        self._becomes_another(node, "the disk")
+
+    def _becomes_another(self, node: SimNode, what: str) -> None:
+        self.set_backs.pop(node.node_id, None)
         node.renounce()
         self.world.trace("lost", what, "of", node.node_id, "which is now", named(node.node_id, node.incarnation))
 

@@ -25,6 +25,8 @@ FIGURE_8_ODDS: Final = 0.08
 
 MEMBER_KINDS: Final = ("grow", "shrink", "shrink_leader", "lose_disk", "copy_disk", "set_back")
 UNFIT_KINDS: Final = ("unfit",)
+RESYNC_KINDS: Final = ("resync",)
+RESYNC_ODDS: Final = 0.3  # of seeds that change the membership, those in which nodes get their data again
 UNFIT_ODDS: Final = 0.3  # of seeds, those in which nodes are not fit to lead
 MEMBER_ODDS: Final = 0.6  # of seeds, those that change the membership
 FAULT_KINDS: Final = (
@@ -51,7 +53,7 @@ FAULT_KINDS: Final = (
     "compact",
 )
 BACKGROUND_KINDS: Final = ("drop", "duplicate", "reorder", "apply_lag")
-KINDS: Final = FAULT_KINDS + MEMBER_KINDS + UNFIT_KINDS + BACKGROUND_KINDS
+KINDS: Final = FAULT_KINDS + MEMBER_KINDS + RESYNC_KINDS + UNFIT_KINDS + BACKGROUND_KINDS
 
 
 class Fault(Struct, frozen=True):
@@ -133,6 +135,7 @@ def draw(seed: int) -> Plan:
             sorted(
                 _draw_faults(chance, enabled, gap)
                 + _draw_changes(changing, spares, gap)
+                + _draw_resyncs(Random(f"{seed}/resync"), spares, gap)
                 + (() if figure_8 else _draw_unfit(Random(f"{seed}/unfit"))),
                 key=_when,
             )
@@ -153,6 +156,16 @@ def _draw_changes(chance: Random, spares: int, gap: int) -> tuple[Fault, ...]:
         changes.append(Fault(number, at, kind, chance.choice((3, 8, 15, 30))))
         at += chance.randint(5, 4 * gap)
     return tuple(changes)
+
+
+def _draw_resyncs(chance: Random, spares: int, gap: int) -> tuple[Fault, ...]:
+    """Nodes that get their data again, numbered from 301 on, from a stream of its own."""
+    if not spares or chance.random() >= RESYNC_ODDS:
+        return ()
+    return tuple(
+        Fault(number, chance.randint(30, 30 + 8 * gap), "resync", chance.choice((1, 3, 8, 15)))
+        for number in range(301, 306)
+    )
 
 
 def _draw_unfit(chance: Random) -> tuple[Fault, ...]:

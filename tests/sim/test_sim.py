@@ -14,13 +14,14 @@ import pytest
 from .batch import RangeResult, run_range
 from .exercised import KINDS, PROGRESS_CHANGES, ROLE_CHANGES
 from .outcome import run
-from .plan import EVENTS_MIN, FAULT_KINDS, FAULTS_MIN, MEMBER_KINDS, OPERATIONS_MIN, UNFIT_KINDS, draw
+from .plan import EVENTS_MIN, FAULT_KINDS, FAULTS_MIN, MEMBER_KINDS, OPERATIONS_MIN, RESYNC_KINDS, UNFIT_KINDS, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 CHUNK_SEEDS = 40
 CHUNKS = 8
 OUTCOMES_OF_FAULTS = (
     "disks cleared",
+    "disks given up",
     "disks rolled back",
     "disks set back in place",
     "disks found full",
@@ -50,7 +51,9 @@ def test_the_seeds_exercise_every_transition() -> None:
     assert not (ROLE_CHANGES | PROGRESS_CHANGES) - totals.keys()
     received = {what.rpartition(" ")[2] for what in totals if what.startswith("gets: ")}
     assert received == set(KINDS)
-    assert {kind for kind in FAULT_KINDS + MEMBER_KINDS + UNFIT_KINDS if not totals[f"fault {kind}"]} == set()
+    assert {
+        kind for kind in FAULT_KINDS + MEMBER_KINDS + RESYNC_KINDS + UNFIT_KINDS if not totals[f"fault {kind}"]
+    } == set()
     assert totals["told that they were removed"]
     assert {what for what in OUTCOMES_OF_FAULTS if not totals[what]} == set()
 

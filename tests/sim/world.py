@@ -27,6 +27,7 @@ from .plan import (
     TICK,
     Plan,
 )
+from .resyncs import Resyncs
 from .state import LedgerState
 from .transcript import describe
 
@@ -60,6 +61,7 @@ class World:
         self.nodes: dict[int, SimNode] = {}
         self.faults = Faults(self)
         self.members = Members(self)
+        self.resyncs = Resyncs(self)
         self.checker = Checker(self.members.log_of, self.faults.on_commit)
         self.network = Network(self)
         self.snapshots = Snapshots(self)
