@@ -56,6 +56,8 @@ class DirectCycle:
 
     __slots__ = ("_gone", "body", "disconnected", "exchange", "keep_alive", "response_complete", "task")
 
+    more_body: Final = False  # it came together with its head
+
     def __init__(self, body: bytes, keep_alive: bool) -> None:
         self.body = body
         self.keep_alive = keep_alive
@@ -271,6 +273,8 @@ class DirectProtocol(GatewayProtocol):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
+        if self._refused:
+            self._send_refusal_if_due()
         self.flow.resume_reading()
         self._idle_since_s = self.loop.time()
         if self._idle_timer is None and (not self.transport.is_closing() or self.transport.get_write_buffer_size()):

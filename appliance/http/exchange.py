@@ -22,7 +22,9 @@ class BodySource(Protocol):
     """The body of a request that may still be coming in."""
 
     async def read(self, bytes_max: int) -> bytes | None:
-        """The whole body; None as soon as it is longer than `bytes_max`. Raises `ClientGoneError`, `TimeoutError`."""
+        """The whole body; None as soon as it is longer than `bytes_max`. Raises `ClientGoneError`, `TimeoutError`, and
+        `ApplianceError` when the server holds as much of unfinished bodies as it may.
+        """
         ...
 
     async def closed(self) -> None:
@@ -101,7 +103,7 @@ class Exchange(Struct):
 
     async def read_body(self, bytes_max: int, limit_name: str) -> bytes:
         """The body, at most `bytes_max` long; a longer one is refused as soon as that is known, with `too_large`
-        and the name of the limit.
+        and the name of the limit. Raises also `bad_request` for one that does not come in time, and `overloaded`.
         """
         declared = self.head.get(b"content-length")
         body = None

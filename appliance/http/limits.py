@@ -13,7 +13,13 @@ HEAD_TIMEOUT_S: Final = 20.0
 """Time for a request's head to come in once the connection is open or its first byte is there."""
 
 BODY_TIMEOUT_S: Final = 60.0
-"""Time for a request's body to come in."""
+"""Time for a request's body to come in, from when it is first waited for."""
+
+BODIES_BYTES_MAX: Final = 256 * MIB
+"""Bodies that are still coming in, of all connections together: sixteen of the largest batch, or four of the largest
+value that can be configured. Beyond it 503 `overloaded`. What the connections' own buffers hold is not counted: each
+has 64 KiB and one read.
+"""
 
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open (nginx: 75), and a client may read nothing of an answer."""

@@ -9,11 +9,17 @@ from urllib.parse import quote_from_bytes
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from appliance.http.front import BODY_IS_HERE_SCOPE_KEY
 from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S
 from appliance.http.problems import problem
 from appliance.tables.errors import ApplianceError
 
 _ASCII: Final = bytes(range(0x80)).decode("ascii")
+_HEAD_TOO_LONG: Final = f"Request line and headers have more than {HEAD_BYTES_MAX} bytes."
+
+
+class HeadTooLongError(Exception):
+    """Stops the parser: the head that it has read is longer than a head may be."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -25,10 +31,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_bytes = 0  # of the head that is coming in, in earlier chunks; -1 when none is
+        self._head_bytes = -1  # of earlier chunks that hold a part of the head that is coming in; -1 when none is
+        self._foreign_bytes = 0  # of these, what the first chunk may hold of requests before
+        self._chunk_bytes = 0  # of the chunk that the parser is fed
+        self._behind = False  # a request that ended in this chunk: what else is in it came after that
+        self._framing_bytes = 0  # of chunks within a body that brought none of it
         self._head_timer: TimerHandle | None = None
         self._between = True  # requests: nothing has come yet of the next one
         self._refused = False
+        self._refusal = b""  # that waits until the requests before it have been answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless there are too many."""
@@ -48,16 +59,23 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self._between and not data.isascii():
             data = _with_ascii_target(data)
-        before = self._head_bytes
+        self._chunk_bytes = len(data)
+        self._behind = False
+        in_body = not self._between and self._head_bytes < 0
         super().data_received(data)
-        if self._head_bytes < 0 or self._between:
+        if self._refused:
             return
-        if self._head_timer is None and not self._refused:
+        if self._head_bytes < 0:
+            if in_body and not self._behind:
+                self._count_framing()
+            return
+        if self._head_timer is None:
             self._await_head()
-        if before >= 0 and self._head_bytes == before:  # the same head as before this chunk
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._refuse("bad_request", f"Request line and headers have more than {HEAD_BYTES_MAX} bytes.")
+        if self._behind:  # how much of this chunk is the head's, the parser does not tell
+            self._foreign_bytes = len(data)
+        self._head_bytes += len(data)
+        if self._head_bytes - self._foreign_bytes > HEAD_BYTES_MAX:
+            self._refuse("bad_request", _HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -69,13 +87,25 @@ class GatewayProtocol(HttpToolsProtocol):
         self._note_head_complete()
         self.start_cycle()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._framing_bytes = -self._chunk_bytes  # so that this chunk counts for nothing, nor those before it
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The request is complete, its body included."""
         self._note_message_complete()
         super().on_message_complete()
+        self.scope[BODY_IS_HERE_SCOPE_KEY] = True  # type: ignore[typeddict-unknown-key]
+
+    def on_response_complete(self) -> None:
+        """An answer was sent. Go on with what waits behind it, be it a refusal."""
+        self._send_refusal_if_due()
+        super().on_response_complete()
 
     def make_scope(self) -> None:
         """What uvicorn does when a request begins."""
+        self._framing_bytes = 0
         super().on_message_begin()
 
     def start_cycle(self) -> None:
@@ -83,16 +113,36 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _note_begin(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._foreign_bytes = 0
         self._between = False
 
     def _note_head_complete(self) -> None:
+        if self._head_bytes + self._chunk_bytes > HEAD_BYTES_MAX and self._is_head_too_long():
+            self._refuse("bad_request", _HEAD_TOO_LONG)
+            raise HeadTooLongError
         self._head_bytes = -1
         if self._head_timer is not None:
             self._stop_head_timer()
 
+    def _is_head_too_long(self) -> bool:
+        """Measure a head whose chunks hold more than a head may: it, or a body, or other requests. White space around
+        values is not counted; the parser keeps none.
+        """
+        line_bytes = len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n")
+        fields_bytes = sum(len(name) + len(value) + len(b":\r\n") for name, value in self.headers)
+        return line_bytes + fields_bytes + len(b"\r\n") > HEAD_BYTES_MAX
+
+    def _count_framing(self) -> None:
+        """Bound what is between the parts of a chunked body and behind it: chunk extensions, and the trailer, which
+        the parser gathers, copying all it has of a field for each chunk.
+        """
+        self._framing_bytes += self._chunk_bytes
+        if self._framing_bytes > HEAD_BYTES_MAX:
+            self._refuse("bad_request", f"The body has more than {HEAD_BYTES_MAX} bytes of trailer or of chunk sizes.")
+
     def _note_message_complete(self) -> None:
         self._between = True
+        self._behind = True
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused."""
@@ -114,18 +164,32 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refuse("bad_request", f"The request's head did not come in within {HEAD_TIMEOUT_S:g} s.")
 
     def _refuse(self, code: str, detail: str) -> None:
-        """Answer without a request and close; silently when an earlier request on the connection is still served."""
+        """Answer without a request and close, when what was asked before has been answered. A request whose own body
+        is what is refused gets no answer: it was not understood.
+        """
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self._stop_head_timer()
-        if self.cycle is None or self.cycle.response_complete:
-            response = problem(ApplianceError(code, detail), "")
-            lines = [STATUS_LINE[response.status]]
-            lines += [name + b": " + value + b"\r\n" for name, value in response.headers]
-            lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
-            self.transport.write(b"".join(lines))
-        self.transport.close()
+        response = problem(ApplianceError(code, detail), "")
+        lines = [STATUS_LINE[response.status]]
+        lines += [name + b": " + value + b"\r\n" for name, value in response.headers]
+        lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
+        self._refusal = b"".join(lines)
+        cycle = self.cycle  # of the request that began last
+        if cycle is None or cycle.response_complete:
+            self._send_refusal_if_due()
+        elif cycle.more_body:  # which never comes
+            if not self.pipeline:
+                self.transport.close()
+            else:
+                self.pipeline.popleft()
+
+    def _send_refusal_if_due(self) -> None:
+        """Send the refusal that waits, if there is one and no request waits before it."""
+        if self._refusal and not self.pipeline and not self.transport.is_closing():
+            self.transport.write(self._refusal)
+            self.transport.close()
 
 
 def _with_ascii_target(data: bytes) -> bytes:

@@ -253,7 +253,10 @@ class TestBodyLimit:
 async def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.http.front.BODY_TIMEOUT_S", 0.05)
     async with running() as rig:
-        head = b"PUT /kv/a HTTP/1.1\r\nhost: x\r\nx-api-key: admin-key\r\ncontent-length: 10\r\n\r\nhalf"
-        (reply,) = await rig.bytes(head, replies=1)
-        assert "in time" in assert_problem(reply, 400, "bad_request")["detail"]
+        for line in (b"PUT /kv/a", b"PUT /a", b"POST /batch", b"POST /audit/query", b"POST /admin/compact"):
+            head = line + b" HTTP/1.1\r\nhost: x\r\nx-api-key: admin-key\r\ncontent-length: 10\r\n"
+            for rest in (b"\r\nhalf", b"\r\n", b"expect: 100-continue\r\n\r\n"):
+                *interim, reply = await rig.bytes(head + rest, replies=2 if b"expect" in rest else 1)
+                assert [reply.status for reply in interim] == [100] * len(interim)
+                assert "in time" in assert_problem(reply, 400, "bad_request")["detail"]
         assert rig.node.requests == []
