@@ -27,12 +27,12 @@ import msgspec
 
 from appliance.adapters.freeing import discard
 from appliance.adapters.ledger_cache import AnswerStamps
+from appliance.adapters.ledger_leaves import stored_bare_leaf, stored_leaf
 from appliance.adapters.ledger_memory import LedgerMemory
 from appliance.adapters.ledger_rows import (
     ANSWER_BY_KEY,
     HEAD_BY_KEY,
     HEADS_BY_KEYS,
-    LEAF_BY_INDEX,
     LEAVES_FROM,
     LEDGER_FORMAT,
     PRESENT_KEYS,
@@ -41,7 +41,6 @@ from appliance.adapters.ledger_rows import (
     head_from_leaf,
     head_from_row,
     head_from_text,
-    leaf_from_row,
     make_tables,
     prefix_end,
     stored_summary,
@@ -51,12 +50,12 @@ from appliance.adapters.ledger_rows import (
 from appliance.adapters.ledger_snapshot import Copier, install_file
 from appliance.adapters.ledger_tiles import Edge
 from appliance.adapters.ledger_tree import LedgerTree
-from appliance.adapters.ledger_verify import check_content, check_leaf, read_contents, verify_copy
+from appliance.adapters.ledger_verify import check_content, read_contents, read_leaf, verify_copy
 from appliance.adapters.scrubber import SCRUB_CACHE_BYTES, LedgerScrub
 from appliance.adapters.shared_reader import SharedReader
 from appliance.adapters.sqlite import PAGE_BYTES, Reader, StepHook, Writer, file_bytes, no_hook, sync_directory
 from appliance.adapters.wal_scan import scan_wal
-from appliance.ledger.encoding import LeafError
+from appliance.ledger.encoding import Leaf
 from appliance.ledger.state import Changes, Head, NewLeaf, StoredAnswer, Summary
 from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedFile
@@ -248,15 +247,19 @@ class SqliteLedgerStore:
         """
         leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
         if leaf is None:
-            row = self._open_reader().row(LEAF_BY_INDEX, (leaf_index,))
-            if row is not None:
-                leaf = leaf_from_row(row)
-                try:
-                    check_leaf(leaf_index, leaf.leaf, leaf.salt, leaf.value)
-                except LeafError as error:
-                    raise DamagedFile(str(self._path), f"leaf {leaf_index}: {error}") from error
+            leaf = stored_leaf(self._open_reader(), leaf_index)
+            if leaf is not None:
                 self._memory.keep_leaf(leaf)
         return leaf
+
+    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
+        """A stored leaf without salt and value, and what it says, or None. Not cached: who walks over a key's past
+        would drive out what others read. Raises `StorageError`, `DamagedFile` among them.
+        """
+        leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
+        if leaf is None:
+            return stored_bare_leaf(self._open_reader(), leaf_index)
+        return NewLeaf(leaf_index, leaf.raft_index, leaf.leaf, b"", None), read_leaf(leaf.leaf)
 
     def answer(self, actor: str, idempotency_key: str) -> StoredAnswer | None:
         """The stored first answer to an idempotency key, or None. Raises `StorageError`."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from appliance.ledger.encoding import Leaf
 from appliance.ledger.state import Changes, Head, NewLeaf, StateView, Summary
 from appliance.node.check_ports import ScrubSlice
 from appliance.node.proof_ports import LedgerTree
@@ -244,6 +245,12 @@ class LedgerStore(StateView, Protocol):
 
     def leaf(self, leaf_index: int) -> NewLeaf | None:
         """A stored leaf with salt and value."""
+        ...
+
+    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
+        """A stored leaf without its salt (empty here) and its value (None), which are not even read, and what it says.
+        For walks over many leaves: it takes no place among what is kept in memory.
+        """
         ...
 
     def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Head]]:

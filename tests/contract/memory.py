@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from appliance.ledger.encoding import Leaf, decode_leaf
 from appliance.ledger.memory import MemoryLedger
-from appliance.ledger.state import Changes, Summary
+from appliance.ledger.state import Changes, NewLeaf, Summary
 from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedEntry, EntriesUnavailable, StoredLog
 from appliance.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta, entry_intact
@@ -147,6 +148,12 @@ class MemoryLedgerStore(MemoryLedger):
     def take(self, changes: Changes) -> None:
         super().take(changes)
         self._taken.append(changes)
+
+    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
+        leaf = self.leaf(leaf_index)
+        if leaf is None:
+            return None
+        return NewLeaf(leaf.leaf_index, leaf.raft_index, leaf.leaf, b"", None), decode_leaf(leaf.leaf)
 
     def flush(self, index_max: int) -> int:
         while self._pending and self._pending[0][1].applied_index <= index_max:
