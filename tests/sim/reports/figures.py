@@ -88,6 +88,7 @@ def _exercised(totals: dict[str, int]) -> list[tuple[str, int]]:
         ("learners that were promoted", of("became: learner > follower")),
         ("leaders that were removed", of("became: leader > outside")),
         ("disks cleared", of("disks cleared")),
+        ("disks given up, because an operator had the node get its data again", of("disks given up")),
         ("disks rolled back, to a copy or in place", of("disks rolled back", "disks set back in place")),
         ("disks found full, and nodes stopped by a failed fsync", of("disks found full", "nodes stopped by")),
         ("snapshots installed", of("snapshots installed")),
