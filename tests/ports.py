@@ -7,8 +7,9 @@ above all one to a peer that does not listen yet, may otherwise have taken a por
 from __future__ import annotations
 
 import random
-import socket
 from typing import Final
+
+from appliance.cli.preflight import port_is_free
 
 LOWEST: Final = 10_000
 END: Final = 32_000
@@ -21,7 +22,7 @@ def free_ports(count: int) -> list[int]:
     for port in random.sample(range(LOWEST, END), 500):
         if len(found) == count:
             break
-        if is_free(port):
+        if port_is_free(port):
             found.append(port)
     assert len(found) == count, "too few free ports"
     return found
@@ -30,17 +31,6 @@ def free_ports(count: int) -> list[int]:
 def free_base_port(nodes: int) -> int:
     """A port such that it and the next ones are free, and those a thousand above."""
     for base in random.sample(range(LOWEST, END - RAFT_PORT_ABOVE - nodes), 200):
-        if all(is_free(port) for n in range(nodes) for port in (base + n, base + n + RAFT_PORT_ABOVE)):
+        if all(port_is_free(port) for n in range(nodes) for port in (base + n, base + n + RAFT_PORT_ABOVE)):
             return base
     raise AssertionError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    """Whether a listener can be bound to a port, as a server binds it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

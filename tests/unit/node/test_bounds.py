@@ -10,6 +10,7 @@ from driver_rig import LEADER, ME, TERM, WAIT_S, Peers, Rig, until
 
 from appliance.ledger.commands import Op, Operation, Outcome, WriteRequest, WriteResult
 from appliance.node.waiting import Adrift
+from appliance.raft.core import RaftCore
 from appliance.raft.messages import Heartbeat
 from appliance.tables.errors import ApplianceError
 
@@ -75,16 +76,22 @@ class Leader:
         return [self.now, lambda: service.write(extra), lambda: service.serve_write(extra)]
 
 
-@pytest.mark.parametrize("bound", ["writes", "bytes"])
-async def test_a_leader_refuses_at_once_what_it_cannot_hold(
-    rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, bound: str
-) -> None:
+async def full(rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, bound: str) -> tuple[Leader, RaftCore]:
+    """A leader that has as many writes, or bytes of them, as it may, since its followers take none."""
     if bound == "bytes":
         monkeypatch.setattr("appliance.node.service.IN_FLIGHT_BYTES_MAX", BYTES_MAX)
     peers.deaf = True
     writes, core = Leader(rig), rig.driver.core
     assert core is not None
     await writes.fill()
+    return writes, core
+
+
+@pytest.mark.parametrize("bound", ["writes", "bytes"])
+async def test_a_leader_refuses_at_once_what_it_cannot_hold(
+    rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    writes, core = await full(rig, peers, monkeypatch, bound)
     entry_bytes = len(core.state.log.slice(core.state.log.last_index, core.state.log.last_index, 2**20, 1)[0].data)
     assert writes.accepted == (WRITES_MAX if bound == "writes" else -(-BYTES_MAX // entry_bytes))
     last_index, refused_before = core.state.log.last_index, refused(rig)
@@ -163,12 +170,7 @@ async def test_what_was_not_committed_in_time_still_takes_room(
     rig: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     """The followers live, and can store nothing: each time-out must not make room in the log for as many again."""
-    if bound == "bytes":
-        monkeypatch.setattr("appliance.node.service.IN_FLIGHT_BYTES_MAX", BYTES_MAX)
-    peers.deaf = True
-    writes, core = Leader(rig), rig.driver.core
-    assert core is not None
-    await writes.fill()
+    writes, core = await full(rig, peers, monkeypatch, bound)
     rig.clock.ahead_s += 6  # the time of all is over
     await until(lambda: len(writes.told) == writes.accepted, "that nobody knows what became of them")
     assert {one.code for one in writes.told if isinstance(one, ApplianceError)} == {"outcome_unknown"}

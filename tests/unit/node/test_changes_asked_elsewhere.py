@@ -26,14 +26,17 @@ async def follower(rig: Rig) -> Rig:
     return rig
 
 
-def leader_answers(rig: Rig, name: str, *answer: object) -> None:
-    """The leader does what it is asked for, once."""
+def leader_answers(rig: Rig, name: str, *answer: object) -> list[str]:
+    """The leader does what it is asked for; answers what that was."""
+    calls: list[str] = []
 
     async def on_call(node_id: int, asked: str, body: bytes) -> bytes:
         assert (node_id, asked) == (LEADER, name)
+        calls.append(asked)
         return msgspec.msgpack.encode(answer)
 
     rig.network.on_call = on_call
+    return calls
 
 
 def leads(rig: Rig, node_id: int, term: int) -> None:
@@ -63,9 +66,10 @@ async def test_who_was_added_is_not_taken_for_removed_by_a_node_that_lags(follow
 
 async def test_who_leads_after_a_transfer_is_told_once_the_new_leader_is_heard(follower: Rig) -> None:
     """The leader of before answers first, and this node still follows it."""
-    leader_answers(follower, "leader.transfer", True, TERM + 1)
+    calls = leader_answers(follower, "leader.transfer", True, TERM + 1)
     asking = asyncio.create_task(follower.service.transfer_leadership(3))
-    await asyncio.sleep(0.2)
+    await until(lambda: bool(calls), "the leader to be asked")
+    await asyncio.sleep(0.2)  # in which an answer would come
     assert not asking.done()
     leads(follower, 3, TERM + 1)
     answer = await asyncio.wait_for(asking, WAIT_S)
@@ -73,9 +77,9 @@ async def test_who_leads_after_a_transfer_is_told_once_the_new_leader_is_heard(f
 
 
 async def test_a_transfer_after_which_somebody_else_leads_is_no_success(follower: Rig) -> None:
-    leader_answers(follower, "leader.transfer", True, TERM + 1)
+    calls = leader_answers(follower, "leader.transfer", True, TERM + 1)
     asking = asyncio.create_task(follower.service.transfer_leadership(3))
-    await asyncio.sleep(0.05)
+    await until(lambda: bool(calls), "the leader to be asked")
     leads(follower, LEADER, TERM + 2)
     with pytest.raises(ApplianceError, match=f"Node {LEADER} has become the leader") as caught:
         await asyncio.wait_for(asking, WAIT_S)
