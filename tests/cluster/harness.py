@@ -194,10 +194,17 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    directory: Path, environment: Mapping[str, str] | None = None, *, founders: int = NODES, nodes: int | None = None
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    founders: int = NODES,
+    nodes: int | None = None,
+    prepare: Callable[[Cluster], object] = lambda _: None,
 ) -> Iterator[Cluster]:
+    """A cluster that is healthy; `prepare` is called with it before it is started."""
     cluster = Cluster(directory, environment, founders=founders, nodes=nodes)
     try:
+        prepare(cluster)
         cluster.start()
         cluster.wait_healthy()
         yield cluster
