@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.adapters.ledger_rows import BARE_LEAF_BY_INDEX, LEAF_BY_INDEX, bare_leaf_from_row, leaf_from_row
+from typing import cast
+
+from appliance.adapters.ledger_rows import BARE_LEAF_BY_INDEX, LEAF_BY_INDEX, leaf_from_row
 from appliance.adapters.ledger_verify import check_leaf, read_leaf
 from appliance.adapters.sqlite import Reader
 from appliance.ledger.encoding import Leaf, LeafError
@@ -25,19 +27,18 @@ def stored_leaf(reader: Reader, leaf_index: int) -> NewLeaf | None:
     return leaf
 
 
-def stored_bare_leaf(reader: Reader, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
-    """A leaf without salt and value, of which SQLite reads no page here, and what it says. Raises as `stored_leaf`."""
+def stored_bare_leaf(reader: Reader, leaf_index: int) -> Leaf | None:
+    """What a leaf says; of its salt and its value SQLite reads no page here. Raises as `stored_leaf`."""
     row = reader.row(BARE_LEAF_BY_INDEX, (leaf_index,))
     if row is None:
         return None
-    bare = bare_leaf_from_row(row)
     try:
-        said = read_leaf(bare.leaf)
+        said = read_leaf(cast(bytes, row[0]))
         if said.leaf_index != leaf_index:
             raise LeafError(f"it says that it is leaf {said.leaf_index}")
     except LeafError as error:
         raise _damaged(reader, leaf_index, error) from error
-    return bare, said
+    return said
 
 
 def _damaged(reader: Reader, leaf_index: int, error: LeafError) -> DamagedFile:

@@ -60,7 +60,7 @@ PRESENT_KEYS: Final = (  # from, but not `after`, to before
 )
 LEAVES_FROM: Final = "SELECT leaf_index, leaf FROM leaves WHERE leaf_index >= ? ORDER BY leaf_index"
 LEAF_BY_INDEX: Final = "SELECT leaf_index, raft_index, leaf, salt, value FROM leaves WHERE leaf_index = ?"
-BARE_LEAF_BY_INDEX: Final = "SELECT leaf_index, raft_index, leaf FROM leaves WHERE leaf_index = ?"
+BARE_LEAF_BY_INDEX: Final = "SELECT leaf FROM leaves WHERE leaf_index = ?"
 ALL_ANSWERS: Final = "SELECT actor, idempotency_key, request_hash, timestamp_us, result FROM answers"
 ANSWER_BY_KEY: Final = f"{ALL_ANSWERS} WHERE actor = ? AND idempotency_key = ?"
 
@@ -238,11 +238,6 @@ def head_from_leaf(leaf_index: int, leaf: bytes) -> tuple[str, Head]:
 def leaf_from_row(row: Sequence[Value]) -> NewLeaf:
     """Make a leaf of the columns of `LEAF_BY_INDEX`."""
     return NewLeaf(*cast(tuple[int, int, bytes, bytes, bytes | None], tuple(row)))
-
-
-def bare_leaf_from_row(row: Sequence[Value]) -> NewLeaf:
-    """Make a leaf without salt and value of the columns of `BARE_LEAF_BY_INDEX`."""
-    return NewLeaf(*cast(tuple[int, int, bytes], tuple(row)), b"", None)
 
 
 def answer_from_row(row: Sequence[Value]) -> StoredAnswer:

@@ -252,14 +252,12 @@ class SqliteLedgerStore:
                 self._memory.keep_leaf(leaf)
         return leaf
 
-    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
-        """A stored leaf without salt and value, and what it says, or None. Not cached: who walks over a key's past
+    def bare_leaf(self, leaf_index: int) -> Leaf | None:
+        """What a stored leaf says, without salt and value, or None. Not cached: who walks over a key's past
         would drive out what others read. Raises `StorageError`, `DamagedFile` among them.
         """
         leaf = self._memory.fresh.get(leaf_index) or self._memory.leaves.get(leaf_index)
-        if leaf is None:
-            return stored_bare_leaf(self._open_reader(), leaf_index)
-        return NewLeaf(leaf_index, leaf.raft_index, leaf.leaf, b"", None), read_leaf(leaf.leaf)
+        return stored_bare_leaf(self._open_reader(), leaf_index) if leaf is None else read_leaf(leaf.leaf)
 
     def answer(self, actor: str, idempotency_key: str) -> StoredAnswer | None:
         """The stored first answer to an idempotency key, or None. Raises `StorageError`."""

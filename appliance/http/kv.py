@@ -17,9 +17,8 @@ from appliance.http.routes import HISTORY_ROUTES, KV_ROUTES, PLAIN_ROUTES
 from appliance.http.wire import etag, json_response, rfc3339, safe_integer
 from appliance.http.writes import WriteRoute, delete_condition, put_condition, write_request
 from appliance.ledger.commands import Op, Operation, WriteRequest, WriteResult
-from appliance.ledger.encoding import decode_leaf
+from appliance.ledger.encoding import Leaf
 from appliance.ledger.keys import check_key
-from appliance.ledger.state import NewLeaf
 from appliance.node.api import NodeService, ReadAnswer
 from appliance.tables.errors import ApplianceError
 
@@ -186,11 +185,10 @@ def _value(answer: ReadAnswer) -> GatewayResponse:
     return GatewayResponse(200, headers, answer.value)
 
 
-def _version(stored: NewLeaf) -> dict[str, Any]:
-    leaf = decode_leaf(stored.leaf)
+def _version(leaf: Leaf) -> dict[str, Any]:
     return {
         "version": safe_integer(leaf.version),
-        "leaf_index": safe_integer(stored.leaf_index),
+        "leaf_index": safe_integer(leaf.leaf_index),
         "timestamp": rfc3339(leaf.timestamp_us),
         "actor": leaf.actor,
         "op": leaf.op,

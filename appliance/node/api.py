@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from appliance.ledger.commands import WriteRequest, WriteResult
-from appliance.ledger.state import Head, NewLeaf
+from appliance.ledger.encoding import Leaf
+from appliance.ledger.state import Head
 from appliance.ledger.tile_paths import BundleId, TileId
 from appliance.node.ports import Identity
 from appliance.tables.errors import ApplianceError
@@ -31,9 +32,11 @@ class ScanAnswer(Struct, frozen=True):
 
 
 class HistoryAnswer(Struct, frozen=True):
-    """A page of a key's versions, newest first; `next` is the leaf index at which the next page starts, or None."""
+    """What the leaves of a page of a key's versions say, newest first; `next` is the leaf index at which the next page
+    starts, or None.
+    """
 
-    leaves: tuple[NewLeaf, ...]
+    leaves: tuple[Leaf, ...]
     next: int | None
 
 

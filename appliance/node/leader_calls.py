@@ -71,13 +71,23 @@ class LeaderCall(Generic[Asked, Answered]):
                     return await self._here(what)
                 left_s = deadline_s - driver.clock.monotonic_s() + self._answer_s
                 leader_id = self._leadership.leader_id()
-                return self._answered.decode(await driver.network.call(leader_id, self._name, body, left_s))
+                return self._read(leader_id, await driver.network.call(leader_id, self._name, body, left_s))
             except NotLeader:
                 pass
             except ApplianceError as error:
                 if error.code not in SURELY_NOT_DONE or driver.clock.monotonic_s() >= deadline_s:
                     raise
             await asyncio.sleep(driver.settings.tick_s)  # the leader is being replaced
+
+    def _read(self, leader_id: int, answer: bytes) -> Answered:
+        try:
+            return self._answered.decode(answer)
+        except msgspec.MsgspecError:
+            raise ApplianceError(
+                "outcome_unknown",
+                f"Node {leader_id}, which leads, has answered what this version does not understand. `appliance "
+                "cluster nodes` shows what is; run the same version on all nodes.",
+            ) from None
 
     async def _serve(self, sender_node_id: int, body: bytes) -> bytes:
         what = self._asked.decode(body)

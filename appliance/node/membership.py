@@ -69,7 +69,9 @@ class _Changed(Struct, frozen=True, array_like=True):
 
 
 class _Transferred(Struct, frozen=True, array_like=True):
-    """What the leader of before answers: whether it led and does no more, and the term as it knows it then."""
+    """What the leader of before answers: whether it led and does no more, and the term in which somebody leads then, at
+    the earliest.
+    """
 
     changed: bool
     term: int
@@ -283,7 +285,7 @@ class Membership:
 
     async def _transfer(self, request: _Transfer) -> _Transferred:
         core, driver = self._core(), self._driver
-        state, target = core.state, request.node_id
+        state, target, term = core.state, request.node_id, core.state.term
         if target == state.node_id:
             return _Transferred(False, state.term)
         if target and state.configuration.member(target) is None:
@@ -307,7 +309,7 @@ class Membership:
                 f"No other voter took over, and node {state.node_id} leads on. `appliance cluster nodes` shows who is "
                 "connected and how far behind; a voter that is down, or whose disk is full or clock off, cannot lead."
             )
-        return _Transferred(True, state.term)
+        return _Transferred(True, max(state.term, term + 1))  # who leads next does so in a later term
 
     async def _transfer_to(self, target: int) -> None:
         unfitness = await unfitness_of(self._driver, target)

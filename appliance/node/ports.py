@@ -247,9 +247,9 @@ class LedgerStore(StateView, Protocol):
         """A stored leaf with salt and value."""
         ...
 
-    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
-        """A stored leaf without its salt (empty here) and its value (None), which are not even read, and what it says.
-        For walks over many leaves: it takes no place among what is kept in memory.
+    def bare_leaf(self, leaf_index: int) -> Leaf | None:
+        """What a stored leaf says, without its salt and its value, which are not even read. For walks over many leaves:
+        it takes no place among what is kept in memory.
         """
         ...
 

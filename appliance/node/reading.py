@@ -20,6 +20,7 @@ from appliance.tables.errors import ApplianceError
 _Read = TypeVar("_Read")
 
 WALK_LEAVES_PER_TURN: Final = 64  # at 10 to 15 us for one that is read from the file: a millisecond of the loop's time
+WALK_S_PER_TURN: Final = 0.001  # fewer of them where each waits for the disk, but one at least
 
 
 class Reading:
@@ -178,13 +179,13 @@ class Reading:
         tree_size = self._driver.applier.machine.tree_size
         if not 0 <= at_leaf < tree_size:
             raise ApplianceError("leaf_out_of_range", f"at_leaf must be below the tree size, {tree_size} now.")
-        _, asked = self._bare_leaf(at_leaf)
+        asked = self._bare_leaf(at_leaf)
         last_leaf = asked.batch_id + asked.batch_count - 1
 
-        def back_in_batch(_: NewLeaf, leaf: Leaf) -> int | None:
+        def back_in_batch(leaf: Leaf) -> int | None:
             return leaf.leaf_index - 1 if leaf.key != key else None
 
-        def back_to_batch(_: NewLeaf, leaf: Leaf) -> int | None:
+        def back_to_batch(leaf: Leaf) -> int | None:
             self._refuse_stray(key, leaf)
             return leaf.prev_leaf_index if leaf.leaf_index > last_leaf else None
 
@@ -198,7 +199,7 @@ class Reading:
             return None
         return Head(leaf.version, leaf.leaf_index, leaf.op == "delete", leaf.timestamp_us, leaf.value_size)
 
-    async def _walk(self, leaf_index: int, step: Callable[[NewLeaf, Leaf], int | None]) -> Leaf:
+    async def _walk(self, leaf_index: int, step: Callable[[Leaf], int | None]) -> Leaf:
         """Go from leaf to leaf, without their values, until `step` names no next one; answers the last.
 
         The event loop has turns meanwhile. What stands behind a leaf never changes, but where it is read may: after
@@ -210,14 +211,17 @@ class Reading:
         while True:
             async with self._walking:
                 self._refuse_changed(installed_index)
-                if driver.clock.monotonic_s() > deadline_s:
+                began_s = driver.clock.monotonic_s()
+                if began_s > deadline_s:
                     raise self._walk_timeout()
                 for _ in range(WALK_LEAVES_PER_TURN):
-                    stored, leaf = self._bare_leaf(leaf_index)
-                    next_index = step(stored, leaf)
+                    leaf = self._bare_leaf(leaf_index)
+                    next_index = step(leaf)
                     if next_index is None:
                         return leaf
                     leaf_index = next_index
+                    if driver.clock.monotonic_s() - began_s > WALK_S_PER_TURN:
+                        break
                 await asyncio.sleep(0)
 
     def _refuse_changed(self, installed_index: int) -> None:
@@ -257,7 +261,7 @@ class Reading:
     def _leaf(self, leaf_index: int) -> NewLeaf:
         return self._there(leaf_index, self._checked(leaf_index, self._driver.ledger_store.leaf))
 
-    def _bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf]:
+    def _bare_leaf(self, leaf_index: int) -> Leaf:
         return self._there(leaf_index, self._checked(leaf_index, self._driver.ledger_store.bare_leaf))
 
     @staticmethod
@@ -283,20 +287,20 @@ class Reading:
         return ScanAnswer(tuple(items), items[-1][0] if more else None)
 
     async def history(self, key: str, from_leaf: int | None, limit: int, *, linearizable: bool) -> HistoryAnswer:
-        """List a key's versions, newest first, by walking from leaf to previous leaf; `limit` is 1 at least. The leaves
-        have no salts and no values: a page of large ones would fill the memory.
+        """List a key's versions, newest first, by walking from leaf to previous leaf; `limit` is 1 at least. No values
+        are read: a page of large ones would fill the memory.
         """
         leaf_index = (await self.head(key, linearizable=linearizable)).leaf_index
         if from_leaf is not None:
             start = self._checked(from_leaf, self._driver.ledger_store.bare_leaf)
-            if start is None or start[1].key != key:
+            if start is None or start.key != key:
                 raise ApplianceError("bad_request", "`from` must be the `next` of an earlier answer for this key.")
             leaf_index = from_leaf
-        leaves: list[NewLeaf] = []
+        leaves: list[Leaf] = []
 
-        def take(stored: NewLeaf, leaf: Leaf) -> int | None:
+        def take(leaf: Leaf) -> int | None:
             self._refuse_stray(key, leaf)
-            leaves.append(stored)
+            leaves.append(leaf)
             return leaf.prev_leaf_index if len(leaves) < limit else None
 
         last = await self._walk(leaf_index, take)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from appliance.node.api import ResyncAnswer
+from appliance.node.leader_calls import SURELY_NOT_DONE
 from appliance.node.membership import Membership
 from appliance.node.ports import DiskFull, StorageError
 from appliance.tables.errors import ApplianceError
@@ -20,6 +21,7 @@ from appliance.tables.errors import ApplianceError
 if TYPE_CHECKING:
     from appliance.node.driver import Driver
 
+_NOT_AGREED: Final = SURELY_NOT_DONE | {"conflict"}  # the leader counts on this node as before
 REASON: Final = "an operator has asked for it (`appliance cluster resync`)"
 
 
@@ -57,6 +59,8 @@ class Resyncing:
             await self._membership.step_aside()
             driver.standing.condemn(REASON)
         except (ApplianceError, StorageError) as error:
+            if isinstance(error, ApplianceError) and error.code in _NOT_AGREED:
+                raise
             for node_id in driver.network.connected():  # the leader hears who this node is, and takes it back
                 driver.network.redial(node_id)
             if isinstance(error, ApplianceError):

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from appliance.ledger.commands import WriteResult
 from appliance.node.ports import Histogram
+from appliance.raft.messages import Role
 from appliance.raft.state import RaftState
 from appliance.tables.errors import ApplianceError
 
@@ -150,7 +151,8 @@ def _unknown(reason: str) -> ApplianceError:
 class Adrift:
     """Writes whose time was over before they were committed. Nobody waits for them, but they are still in the log, and
     take room there: where a majority cannot store anything, each time-out would make room for as many again. They are
-    past when everything that stood in the log then is committed, or when another term has begun.
+    past when everything that stood in the log then is committed, when another term has begun, or when this node leads
+    no more: whoever leads may have them dropped from the log, so that its end is not reached again for long.
 
     Attributes:
         count: of writes.
@@ -172,7 +174,7 @@ class Adrift:
 
     def look(self, state: RaftState) -> None:
         """See whether they are past."""
-        if state.term != self._term or state.commit_index >= self._last_index:
+        if state.role is not Role.LEADER or state.term != self._term or state.commit_index >= self._last_index:
             self.count = self.size_bytes = 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from appliance.ledger.encoding import Leaf, decode_leaf
 from appliance.ledger.memory import MemoryLedger
-from appliance.ledger.state import Changes, NewLeaf, Summary
+from appliance.ledger.state import Changes, Summary
 from appliance.node.check_ports import ScrubSlice
 from appliance.node.ports import DamagedEntry, EntriesUnavailable, StoredLog
 from appliance.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta, entry_intact
@@ -149,11 +149,9 @@ class MemoryLedgerStore(MemoryLedger):
         super().take(changes)
         self._taken.append(changes)
 
-    def bare_leaf(self, leaf_index: int) -> tuple[NewLeaf, Leaf] | None:
+    def bare_leaf(self, leaf_index: int) -> Leaf | None:
         leaf = self.leaf(leaf_index)
-        if leaf is None:
-            return None
-        return NewLeaf(leaf.leaf_index, leaf.raft_index, leaf.leaf, b"", None), decode_leaf(leaf.leaf)
+        return None if leaf is None else decode_leaf(leaf.leaf)
 
     def flush(self, index_max: int) -> int:
         while self._pending and self._pending[0][1].applied_index <= index_max:

@@ -11,7 +11,7 @@ import pytest
 from appliance.adapters.ledger_store import SqliteLedgerStore
 from appliance.ledger.commands import encode_pause
 from appliance.ledger.encoding import decode_leaf
-from appliance.ledger.state import Changes, Head, NewLeaf, Summary
+from appliance.ledger.state import Changes, Head, Summary
 from appliance.node.ports import LedgerStore
 
 from .memory import MemoryLedgerDisk, MemoryLedgerStore
@@ -36,10 +36,6 @@ def store(reopen: Open) -> LedgerStore:
     return store
 
 
-def bare(leaf: NewLeaf) -> NewLeaf:
-    return NewLeaf(leaf.leaf_index, leaf.raft_index, leaf.leaf, b"", None)
-
-
 def assert_reads_as(store: LedgerStore, index: int) -> None:
     """Every read answers as a model that applied the sequence up to `index`."""
     model = model_at(index)
@@ -47,7 +43,7 @@ def assert_reads_as(store: LedgerStore, index: int) -> None:
         assert store.head(key) == model.head(key)
     for leaf_index in range(-1, len(model.leaves) + 2):
         leaf = model.leaf(leaf_index)
-        assert store.bare_leaf(leaf_index) == (leaf and (bare(leaf), decode_leaf(leaf.leaf)))
+        assert store.bare_leaf(leaf_index) == (leaf and decode_leaf(leaf.leaf))
         assert store.leaf(leaf_index) == leaf
     for actor, name in [*model.answers, ("actor-0", "never"), ("nobody", "once-1")]:
         assert store.answer(actor, name) == model.answer(actor, name)

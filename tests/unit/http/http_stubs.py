@@ -122,10 +122,10 @@ class LedgerNode(ClusterCalls, LogCalls):
                 raise ApplianceError("bad_request", "`from` is no leaf of this key.")
             at = from_leaf
         while at is not None and len(leaves) < limit:
-            leaf = self.store.leaf(at)
-            assert leaf is not None
-            leaves.append(leaf)
-            at = decode_leaf(leaf.leaf).prev_leaf_index
+            stored = self.store.leaf(at)
+            assert stored is not None
+            leaves.append(decode_leaf(stored.leaf))
+            at = leaves[-1].prev_leaf_index
         return HistoryAnswer(tuple(leaves), at)
 
     async def settle(self) -> Path:

@@ -200,3 +200,18 @@ async def test_another_term_makes_room_for_what_was_lost_with_the_last(rig: Rig,
     )
     adrift.look(core.state)
     assert (adrift.count, adrift.size_bytes) == (0, 0)
+
+
+async def test_a_node_that_leads_no_more_counts_nothing(rig: Rig, peers: Peers) -> None:
+    """Its time-out may come when it follows already, and whoever leads has yet to drop what it had in the log."""
+    peers.deaf = True
+    core, adrift = rig.driver.core, Adrift()
+    assert core is not None
+    await Leader(rig).now()
+    rig.desk.on_message(
+        Heartbeat(sender=3, sender_incarnation=30, to=ME, term=core.state.term + 1, commit_index=0, round=0)
+    )
+    assert core.state.log.last_index > core.state.commit_index
+    adrift.add(10, core.state)
+    adrift.look(core.state)
+    assert (adrift.count, adrift.size_bytes) == (0, 0)

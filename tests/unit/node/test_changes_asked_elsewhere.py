@@ -64,6 +64,13 @@ async def test_who_was_added_is_not_taken_for_removed_by_a_node_that_lags(follow
     assert (answer.role, answer.changed, len(answer.members)) == ("voter", False, 4)
 
 
+async def test_an_answer_of_another_version_leaves_the_outcome_unknown(follower: Rig) -> None:
+    leader_answers(follower, "member.remove", True, 50)
+    with pytest.raises(ApplianceError, match="run the same version on all nodes") as caught:
+        await asyncio.wait_for(follower.service.remove_member(3), WAIT_S)
+    assert caught.value.code == "outcome_unknown"
+
+
 async def test_who_leads_after_a_transfer_is_told_once_the_new_leader_is_heard(follower: Rig) -> None:
     """The leader of before answers first, and this node still follows it."""
     calls = leader_answers(follower, "leader.transfer", True, TERM + 1)

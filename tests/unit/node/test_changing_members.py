@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+import msgspec
 import pytest
 from driver_rig import LEADER, ME, WAIT_S, Peers, Rig, until
 from msgspec.structs import replace
 
-from appliance.raft.messages import AppendRequest, Configuration, EntryKind, Member, MemberRole, make_entry
+from appliance.raft.messages import AppendRequest, Configuration, EntryKind, Member, MemberRole, Role, make_entry
 from appliance.tables.errors import ApplianceError
 
 pytestmark = pytest.mark.anyio
@@ -181,6 +182,18 @@ async def test_a_transfer_to_nobody_in_particular_that_finds_nobody_says_so(lead
     leading.network.reachable = set()
     said = await refusal(leading.service.transfer_leadership(None))
     assert "No other voter took over, and node 1 leads on" in said
+
+
+async def test_a_transfer_that_ends_with_no_leader_names_a_term_that_is_yet_to_come(leading: Rig, peers: Peers) -> None:
+    """It gives up leading because nobody is heard any more: who asked must not take it for the leader still."""
+    core = leading.driver.core
+    assert core is not None
+    core.state.settings = leading.driver.settings.raft()
+    term = core.state.term
+    peers.silent = peers.unwilling = {2, 3}
+    answer = await asyncio.wait_for(leading.desk.on_call(2, "leader.transfer", msgspec.msgpack.encode([0])), WAIT_S)
+    assert (core.state.role, core.state.term) == (Role.FOLLOWER, term)
+    assert msgspec.msgpack.decode(answer) == [True, term + 1]
 
 
 async def test_a_leader_that_nobody_relieves_is_removed_all_the_same(leading: Rig, peers: Peers) -> None:
