@@ -20,15 +20,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from appliance.http.exchange import Exchange, GatewayRequest, GatewayResponse, HotRoute, Settled
 from appliance.http.gateway import CLIENT_GONE_STATUS
 from appliance.http.limits import HOT_TARGET_BYTES_MAX, PIPELINE_MAX
-from appliance.http.protocol import GatewayProtocol
+from appliance.http.protocol import GatewayProtocol, StopParserError
 from appliance.http.route import Route
 
 _NOTHING_LEFT: Final = (0.0, 0)
 _NOT_SIMPLE: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
-
-
-class PipelineTooLongError(Exception):
-    """Stops the parser: a client sends more requests than may wait on one connection."""
 
 
 class DirectGateway(Protocol):
@@ -134,6 +130,8 @@ class DirectProtocol(GatewayProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete: decide which way the request goes."""
         self._note_head_complete()
+        if self._upgrading:
+            return
         if self.cycle is None or self.cycle.response_complete:
             hot = self._gateway.hot(self.parser.get_method(), self.url)
             if hot is not None and self._is_simple():
@@ -141,7 +139,7 @@ class DirectProtocol(GatewayProtocol):
                 return
         elif len(self.pipeline) >= PIPELINE_MAX:
             self._refuse("overloaded", f"{PIPELINE_MAX} requests wait on this connection, as many as may.")
-            raise PipelineTooLongError
+            raise StopParserError
         self._begin_cycle()
 
     def on_body(self, body: bytes) -> None:
@@ -186,7 +184,12 @@ class DirectProtocol(GatewayProtocol):
         self.make_scope()
         self.url = url
         self.headers.extend(headers)
-        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        for name, value in headers:
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = self.parser.get_http_version() != "1.0"  # which knows none: RFC 9110, 10.1.1
+            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+                self._refuse("bad_request", "No transfer coding is known here but chunked.")
+                raise StopParserError
         self.start_cycle()
 
     def _start(self, cycle: DirectCycle, hot: HotRoute, exchange: Exchange) -> None:
@@ -217,6 +220,11 @@ class DirectProtocol(GatewayProtocol):
         if cycle is not None:
             cycle.keep_alive = False  # what waits behind it is not begun any more
             self._settle(cycle, asyncio.CancelledError())
+
+    def abort_if_deaf(self) -> None:
+        """The server stops now: wait no longer for a client that does not read."""
+        if self.flow.write_paused:
+            self.transport.abort()
 
     def _settle(self, cycle: DirectCycle, outcome: Settled) -> None:
         """Answer, once. Raises nothing: who calls may be the node in the middle of its work."""
@@ -268,7 +276,10 @@ class DirectProtocol(GatewayProtocol):
         self.transport.write(b"".join(parts))
 
     def on_response_complete(self) -> None:
-        """Go on with the next request of a pipeline, else note since when the connection is idle."""
+        """Go on with the next request of a pipeline; note since when the connection is idle, or the client deaf."""
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None:
+            self._watch()
         if self.pipeline:
             super().on_response_complete()
             return
@@ -276,8 +287,15 @@ class DirectProtocol(GatewayProtocol):
         if self._refused:
             self._send_refusal_if_due()
         self.flow.resume_reading()
-        self._idle_since_s = self.loop.time()
-        if self._idle_timer is None and (not self.transport.is_closing() or self.transport.get_write_buffer_size()):
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered: it may have stopped."""
+        super().pause_writing()
+        if self._idle_timer is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self.transport.is_closing() or self.transport.get_write_buffer_size():
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
@@ -312,4 +330,5 @@ class DirectProtocol(GatewayProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        self._tell_gone(self._direct)
         super().connection_lost(exc)

@@ -21,6 +21,9 @@ value that can be configured. Beyond it 503 `overloaded`. What the connections' 
 has 64 KiB and one read.
 """
 
+LINGER_S: Final = 2.0
+"""How long a connection on which a request was refused is kept for the client to read what was answered before."""
+
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open (nginx: 75), and a client may read nothing of an answer."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.events import TimerHandle
+from collections.abc import Sized
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from appliance.http.front import BODY_IS_HERE_SCOPE_KEY
-from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S
+from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S, LINGER_S
 from appliance.http.problems import problem
 from appliance.tables.errors import ApplianceError
 
@@ -18,15 +21,31 @@ _ASCII: Final = bytes(range(0x80)).decode("ascii")
 _HEAD_TOO_LONG: Final = f"Request line and headers have more than {HEAD_BYTES_MAX} bytes."
 
 
-class HeadTooLongError(Exception):
-    """Stops the parser: the head that it has read is longer than a head may be."""
+class StopParserError(Exception):
+    """Stops the parser at what this node refuses."""
+
+
+class PipelineFlow(FlowControl):
+    """Reads nothing more of a connection while requests wait on it: what they are is in memory.
+
+    A request that still needs its body has none behind it, so it is always read on for.
+    """
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if not self._waiting:
+            super().resume_reading()
 
 
 class GatewayProtocol(HttpToolsProtocol):
     """One client connection.
 
     Beyond uvicorn's: a head has a size and a time, connections have a number, a path may hold raw UTF-8 (curl sends
-    what it is given), and what the parser refuses is answered as a problem document.
+    what it is given), what the parser refuses is answered as a problem document, and an upgrade is ignored.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,18 +59,34 @@ class GatewayProtocol(HttpToolsProtocol):
         self._between = True  # requests: nothing has come yet of the next one
         self._refused = False
         self._refusal = b""  # that waits until the requests before it have been answered
+        self._linger_timer: TimerHandle | None = None
+        self._upgrading = False  # the request that comes in asks for another protocol
+        self._under_way: RequestResponseCycle | None = None  # others may wait behind it, so it need not be `cycle`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.flow = PipelineFlow(self.transport, self.pipeline)
         self._await_head()
         if len(self.connections) > CONNECTIONS_MAX:
             self._refuse("overloaded", f"This node has {CONNECTIONS_MAX} open connections, as many as it takes.")
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and what waits on it; what is under way is told."""
         self._stop_head_timer()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        self.pipeline.clear()
+        self._tell_gone(self._under_way)
         super().connection_lost(exc)
+
+    @staticmethod
+    def _tell_gone(cycle: Any) -> None:
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and measure a head that does not come to its end."""
@@ -62,7 +97,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._chunk_bytes = len(data)
         self._behind = False
         in_body = not self._between and self._head_bytes < 0
-        super().data_received(data)
+        self._feed(data)
         if self._refused:
             return
         if self._head_bytes < 0:
@@ -77,6 +112,35 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._head_bytes - self._foreign_bytes > HEAD_BYTES_MAX:
             self._refuse("bad_request", _HEAD_TOO_LONG)
 
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    break
+                except HttpParserUpgrade as upgrade:
+                    data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                    self._upgrading = False
+                    self.parser = HttpRequestParser(self)
+        except HttpParserError:
+            self.send_400_response("")
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head once more, without its wish for another protocol. It is ignored (RFC 9110, 7.8); the parser would
+        take all that follows, the request's own body first, for that protocol.
+        """
+        lines = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                kept = b", ".join(option for option in options if option.lower() != b"upgrade")
+                lines.append(b"connection: " + kept + b"\r\n")
+            elif name != b"upgrade":
+                lines.append(name + b": " + value + b"\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
     def on_message_begin(self) -> None:
         """A request begins."""
         self._note_begin()
@@ -85,7 +149,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete; the request starts."""
         self._note_head_complete()
-        self.start_cycle()
+        if not self._upgrading:
+            self.start_cycle()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -94,6 +159,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete, its body included."""
+        if self._upgrading:
+            return
         self._note_message_complete()
         super().on_message_complete()
         self.scope[BODY_IS_HERE_SCOPE_KEY] = True  # type: ignore[typeddict-unknown-key]
@@ -119,10 +186,14 @@ class GatewayProtocol(HttpToolsProtocol):
     def _note_head_complete(self) -> None:
         if self._head_bytes + self._chunk_bytes > HEAD_BYTES_MAX and self._is_head_too_long():
             self._refuse("bad_request", _HEAD_TOO_LONG)
-            raise HeadTooLongError
+            raise StopParserError
         self._head_bytes = -1
         if self._head_timer is not None:
             self._stop_head_timer()
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise StopParserError  # what follows is no HTTP
+            self._upgrading = True
 
     def _is_head_too_long(self) -> bool:
         """Measure a head whose chunks hold more than a head may: it, or a body, or other requests. White space around
@@ -177,11 +248,14 @@ class GatewayProtocol(HttpToolsProtocol):
         lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
         self._refusal = b"".join(lines)
         cycle = self.cycle  # of the request that began last
-        if cycle is None or cycle.response_complete:
+        in_body = not self._between and self._head_bytes < 0
+        if cycle is None or (cycle.response_complete and not in_body):
             self._send_refusal_if_due()
+        elif cycle.response_complete:  # it was answered before its body was there: one answer is all that it gets
+            self._close_in_stages()
         elif cycle.more_body:  # which never comes
             if not self.pipeline:
-                self.transport.close()
+                self._close_in_stages()
             else:
                 self.pipeline.popleft()
 
@@ -189,7 +263,25 @@ class GatewayProtocol(HttpToolsProtocol):
         """Send the refusal that waits, if there is one and no request waits before it."""
         if self._refusal and not self.pipeline and not self.transport.is_closing():
             self.transport.write(self._refusal)
+            self._refusal = b""
+            self._close_in_stages()
+
+    def _close_in_stages(self) -> None:
+        """Say that nothing more is sent, and close when the client does, or after a while; what it sends is dropped. A
+        connection that is closed while something of it is unread is reset, and takes answers with it that were not
+        read yet (RFC 9112, 9.6).
+        """
+        if not self.transport.can_write_eof():
             self.transport.close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        if self._linger_timer is None:
+            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
 
 
 def _with_ascii_target(data: bytes) -> bytes:

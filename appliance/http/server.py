@@ -86,6 +86,8 @@ class HttpServer:
         self._server.config.timeout_graceful_shutdown = cast("Any", grace_s)  # asyncio takes fractions
         self._server.should_exit = True
         await self._serving
+        for connection in tuple(self._server.server_state.connections):
+            cast("DirectProtocol", connection).abort_if_deaf()
         await asyncio.gather(*self._server.server_state.tasks, return_exceptions=True)
         for connection in tuple(self._server.server_state.connections):
             cast("DirectProtocol", connection).cut_short()

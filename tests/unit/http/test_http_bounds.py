@@ -143,7 +143,7 @@ class TestFraming:
             assert (await client.answer()).status == 401
             for _ in range(65):
                 wire.protocols[-1].data_received(b"x" * 1024)
-            assert "trailer" in (await refusal(client))["detail"]
+            assert await client.end() == b"", "it has had its answer"
 
     async def test_bodies_in_many_chunks_have_none_to_speak_of(self, roomy: Rig, wire: Wire) -> None:
         parts = [b"1;some=extension\r\n", b"x\r\n"] * 5000 + [b"fff0\r\n", bytes(0xFFF0) + b"\r\n"] * 4
