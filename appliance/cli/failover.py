@@ -151,15 +151,18 @@ class Call:
         return None
 
     def lost(self, url: str, reason: str, now_s: float, *, sent: bool) -> None:
-        """Take a lost connection; `sent` tells whether the node may have got the request."""
+        """Take a lost connection; `sent` tells whether the node may have got the request. When the deadline alone cut
+        the attempt short, what a node answered before says more.
+        """
         self.attempts += 1
-        self.last_error = CliError(
-            Exit.UNAVAILABLE,
-            f"{url} does not answer: {reason}",
-            hint="is the cluster running? `appliance ps`, `appliance up`",
-            code="no_connection",
-            retryable=True,
-        )
+        if self.last_error is None or not self.last_error.status or now_s < self.deadline_s:
+            self.last_error = CliError(
+                Exit.UNAVAILABLE,
+                f"{url} does not answer: {reason}",
+                hint="is the cluster running? `appliance ps`, `appliance up`",
+                code="no_connection",
+                retryable=True,
+            )
         self.rotation.failed(url, now_s, None)
         self.refused = 0 if sent else self.refused + 1
         if sent and not self.safe:

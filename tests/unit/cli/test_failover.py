@@ -164,3 +164,21 @@ def test_without_a_node_the_next_step_is_told() -> None:
         Rotation((), random.Random(1))
     assert caught.value.exit_code is Exit.USAGE
     assert "appliance up" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("lost_s", "code"),
+    [pytest.param(10.0, "not_published", id="at the end"), pytest.param(9.0, "no_connection", id="before")],
+)
+def test_what_a_node_answered_is_not_forgotten_over_an_attempt_that_the_deadline_cut_short(
+    lost_s: float, code: str
+) -> None:
+    call = make_call(safe=True, urls=URLS[:1])
+    call.next(0.0)
+    assert call.answered(URLS[0], 503, {}, problem("not_published"), 0.0) is None
+    call.next(8.0)
+    call.lost(URLS[0], "timed out", lost_s, sent=True)
+    with pytest.raises(CliError) as caught:
+        call.next(10.0)
+    assert (caught.value.code, caught.value.exit_code) == (code, Exit.UNAVAILABLE)
+    assert "tried 2 times" in caught.value.message
