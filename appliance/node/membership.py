@@ -375,7 +375,8 @@ class Membership:
             Refusal.NOT_READY: now_s + settings.write_timeout_s,
             Refusal.QUORUM: now_s + settings.election_timeout_s,
         }
-        await asyncio.sleep(membership.ALIVE_HEARTBEATS * settings.heartbeat_timeout_s + settings.tick_s)
+        # One more, so that who is dead already is not counted on either when its last message is read a little later.
+        await self._leadership.count_heartbeats(membership.ALIVE_HEARTBEATS + 1)
         while True:
             core = self._core()
             if core.state.role is not Role.LEADER:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
 import msgspec
 import pytest
-from driver_rig import LEADER, ME, WAIT_S, Peers, Rig, until
+from driver_rig import CONFIGURATION, LEADER, ME, WAIT_S, Peers, Rig, until
 from msgspec.structs import replace
 
 from appliance.raft.messages import AppendRequest, Configuration, EntryKind, Member, MemberRole, Role, make_entry
@@ -121,6 +122,39 @@ async def test_a_refusal_for_the_quorum_names_who_is_silent_and_what_helps(leadi
         "`appliance cluster remove 3`",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize("call", ["member.remove", "member.step_aside"])
+async def test_a_loop_that_is_held_up_does_not_let_a_dead_voter_pass_for_alive(
+    leading: Rig, peers: Peers, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("appliance.node.membership.CHANGE_S", 0.5)
+    peers.silent = {3}  # from now on
+    asking = asyncio.create_task(leading.desk.on_call(2, call, msgspec.msgpack.encode([2])))
+    await asyncio.sleep(0.05)
+    time.sleep(0.5)  # noqa: ASYNC251 - longer than the wait for others, by the clock; these ticks are dropped
+    assert "nothing is heard of node 3" in await refusal(asking)
+    assert acting(leading).member(2) == CONFIGURATION.member(2)
+
+
+async def test_a_dead_voter_whose_last_message_is_read_late_does_not_pass_for_alive(leading: Rig, peers: Peers) -> None:
+    core = leading.driver.core
+    assert core is not None
+    peers.silent = {3}
+    asking = asyncio.create_task(leading.service.remove_member(2))
+    await asyncio.sleep(0)  # it is asked for
+    ticks = core.state.progress[3].silent_ticks + 2
+    await until(lambda: core.state.progress[3].silent_ticks >= ticks, "two ticks")
+    peers.hold(3, core.state.commit_index)
+    assert "nothing is heard of node 3" in await refusal(asking)
+
+
+async def test_a_change_at_a_node_that_fails_meanwhile_ends_in_time(leading: Rig) -> None:
+    asking = asyncio.create_task(leading.service.remove_member(2))
+    await asyncio.sleep(0.05)
+    leading.driver.failure = "the disk is gone"  # it ticks no more
+    assert (await error_of(asking)).code == "unhealthy"
+    assert acting(leading).member(2) is not None
 
 
 async def test_removing_is_not_advised_where_it_would_be_refused(leading: Rig, peers: Peers) -> None:
