@@ -94,5 +94,6 @@ def test_a_damaged_value_is_noticed_where_it_is_read(path: Path) -> None:
 
 def edit(path: Path, statement: str) -> None:
     db = apsw.Connection(str(path))
+    db.set_busy_timeout(5000)
     db.execute(statement)
     db.close()

@@ -22,6 +22,7 @@ from cluster_standin import Roster
 from loopback import LoopbackServer
 
 from appliance.tables.errors import ERRORS
+from tests.ports import free_ports
 
 API_KEY = "k" * 64
 # What a node does with one request:
@@ -111,9 +112,8 @@ class Node(LoopbackServer):
 
 def refused_url() -> str:
     """A URL on loopback at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -81,7 +81,7 @@ def test_an_unreachable_cluster_is_told_soon(start_node: StartNode) -> None:
 def test_the_deadline_ends_it_with_the_last_reason(start_node: StartNode, ledger: Ledger) -> None:
     node = start_node(always="no_quorum:0.1")
     with pytest.raises(CliError) as caught:
-        put([node.url], key=None, timeout_s=1.0)
+        put([node.url], key=None, timeout_s=5.0)
     assert (caught.value.exit_code, caught.value.code) == (Exit.UNAVAILABLE, "no_quorum")
     assert ledger.leaves == []
     assert len(node.requests) > 1

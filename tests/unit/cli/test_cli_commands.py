@@ -151,7 +151,8 @@ def test_a_lost_write_without_key_ends_with_code_7(start_node: StartNode) -> Non
 @pytest.mark.parametrize("code", sorted(set(ERRORS) - {"rate_limited"}))
 def test_every_error_of_a_node_has_its_exit_code_and_words(code: str, start_node: StartNode) -> None:
     node = start_node(always=f"{code}:0.05")
-    result = run("kv", "get", "a", "--url", node.url, "--timeout", "0.3", "-o", "json")
+    timeout_s = "1" if ERRORS[code].retryable else "2"  # what is retried is so until then
+    result = run("kv", "get", "a", "--url", node.url, "--timeout", timeout_s, "-o", "json")
     expected = EXIT_OF_ERROR[code]
     report = msgspec.json.decode(result.stderr, type=shapes.ErrorReport)
     assert result.exit_code == report.error.exit_code == expected

@@ -82,7 +82,7 @@ def test_an_import_that_stopped_goes_on_with_its_id(start_node: StartNode, ledge
         "--import-id",
         "nightly",
     )
-    first = run([failing], *words, "--deadline", "1")
+    first = run([failing], *words, "--deadline", "3")
     stopped = json.loads(first.stdout)
     # The fourth batch was carried out and then answered 504: its outcome stays unknown
     assert first.exit_code == Exit.OUTCOME_UNKNOWN

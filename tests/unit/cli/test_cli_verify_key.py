@@ -322,9 +322,9 @@ SLOW = [
 @pytest.mark.parametrize("fault", SLOW)
 def test_who_does_not_answer_in_time_is_unavailable(fault: Fault, start_log_node: Start, verify: Verifier) -> None:
     began_s = time.monotonic()
-    done = verify.run(KEY, urls=[start_log_node(LOG, fault=fault).url], timeout_s=0.5)
+    done = verify.run(KEY, urls=[start_log_node(LOG, fault=fault).url], timeout_s=2.0)
     assert done.exit_code == Exit.UNAVAILABLE, done.stderr
-    assert time.monotonic() - began_s < 3.0
+    assert time.monotonic() - began_s < 10.0
     assert verify.remembered_size == 0
 
 

@@ -462,7 +462,7 @@ def test_a_checkpoint_that_does_not_cover_a_claim_settles_nothing(start_log_node
 
 def test_a_claim_that_no_checkpoint_ever_covers_is_not_believed(start_log_node: Start, verify: Verifier) -> None:
     fault = on_row("key-030", leaf_index=2**53 - 10)
-    done = verify.run("log", urls=[start_log_node(LOG, fault=fault).url], timeout_s=0.5)
+    done = verify.run("log", urls=[start_log_node(LOG, fault=fault).url], timeout_s=2.0)
     assert done.exit_code == Exit.UNAVAILABLE, done.stderr
     assert done.answer["verified"] is False
     assert node_of(done).result == "unavailable"
@@ -470,7 +470,7 @@ def test_a_claim_that_no_checkpoint_ever_covers_is_not_believed(start_log_node: 
 
 def test_a_claim_that_nothing_covers_is_of_no_consequence_for_others(start_log_node: Start, verify: Verifier) -> None:
     liar = start_log_node(LOG, fault=on_row("key-030", leaf_index=2**53 - 10))
-    done = verify.run("log", urls=[liar.url, start_log_node(LOG).url], timeout_s=0.5)
+    done = verify.run("log", urls=[liar.url, start_log_node(LOG).url], timeout_s=2.0)
     assert done.exit_code == Exit.PARTIAL, done.stderr
     assert [node_of(done, number).result for number in (0, 1)] == ["unavailable", "verified"]
     assert done.checks["keys"] == "passed"
@@ -487,7 +487,7 @@ def test_a_claim_that_nothing_covers_is_of_no_consequence_for_others(start_log_n
 )
 def test_no_answer_of_one_node_ends_the_run_for_all(reply: Reply, start_log_node: Start, verify: Verifier) -> None:
     hostile = start_log_node(LOG, fault=on("/kv", lambda _: reply))
-    done = verify.run("log", urls=[hostile.url, start_log_node(LOG).url], timeout_s=0.5)
+    done = verify.run("log", urls=[hostile.url, start_log_node(LOG).url], timeout_s=2.0)
     assert done.error is not None, done.stderr
     assert node_of(done).result != "verified"
     assert node_of(done, 1).result == "verified"
@@ -564,7 +564,7 @@ def test_a_node_that_does_not_answer_leaves_the_work_half_done(start_log_node: S
 
 def test_a_node_that_stops_answering_in_the_middle(start_log_node: Start, verify: Verifier) -> None:
     fault = on(f"{BUNDLE}002", lambda reply: replace(reply, delay_s=3.0))
-    done = verify.run("log", urls=[start_log_node(LOG, fault=fault).url], timeout_s=0.5)
+    done = verify.run("log", urls=[start_log_node(LOG, fault=fault).url], timeout_s=2.0)
     assert (done.exit_code, done.code) == (Exit.UNAVAILABLE, "no_connection")
     assert node_of(done).entries == 512
 

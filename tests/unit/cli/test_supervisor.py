@@ -180,7 +180,7 @@ def test_down_stops_everything_in_order_and_keeps_the_files(rig: Rig) -> None:
 
 
 def test_down_kills_what_does_not_listen_and_says_so(rig: Rig) -> None:
-    rig.plan("calm", "stubborn", grace_s=0.5)
+    rig.plan("calm", "stubborn", grace_s=3.0)
     rig.start_ready()
     process = rig.process("node2")
     assert local.down(rig.session, purge=False).killed == ["node2"]
@@ -274,10 +274,10 @@ def test_a_child_that_the_plan_gets_is_started_and_one_that_it_loses_is_stopped(
 
 
 def test_a_child_that_the_plan_loses_and_that_does_not_listen_is_killed(rig: Rig) -> None:
-    rig.plan("calm", "stubborn", grace_s=0.5)
+    rig.plan("calm", "stubborn", grace_s=3.0)
     rig.start_ready()
     stubborn = rig.process("node2")
-    rig.plan("calm", grace_s=0.5)
+    rig.plan("calm", grace_s=3.0)
     until(lambda: rig.child("node2").state == "stopping", "stopping")
     until(lambda: len(rig.children()) == 1, "node2 gone")
     assert not is_alive(stubborn)

@@ -245,6 +245,12 @@ class Rig:
         assert isinstance(desk, PeerDesk)
         return desk
 
+    @property
+    def stable_index(self) -> int:
+        """Up to where the node knows that its log is synced; the store is ahead until the event loop hears of it."""
+        assert self.driver.core is not None
+        return self.driver.core.state.log.stable_index
+
     def append(self, first: int, count: int, *, commit: int) -> None:
         """The leader sends puts `first` to `first + count - 1`."""
         self.take([put(first + n) for n in range(count)], commit=commit)
@@ -344,7 +350,9 @@ def put(index: int, value: bytes = b"v") -> Entry:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait until the condition holds."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - what is awaited happens on threads of the real stores
-            await asyncio.sleep(0.005)
-    assert condition(), what
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not condition():  # noqa: ASYNC110 - what is awaited happens on threads of the real stores
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"waited {WAIT_S:.0f} s in vain for: {what}") from None

@@ -198,7 +198,7 @@ async def test_it_goes_on_storing_acknowledging_and_applying(rig: Rig) -> None:
     await applied(rig, put(FIRST), mark(MARK))
     await quarantine(rig)
     await applied(rig, put(4), put(5))
-    await until(lambda: rig.log_store.durable_index == 5, "the log to be stored")
+    await until(lambda: rig.stable_index == 5, "the log to be stored")
     acknowledged = [message for message in rig.network.sent if getattr(message, "success", False)]
     assert acknowledged[-1].index == 5
     assert not rig.fatal
@@ -219,9 +219,12 @@ async def test_a_leader_hands_over_to_one_that_would_lead(rig: Rig, peers: Peers
     peers_say(rig, {2: wrong, 3: wrong})
     rig.network.unfit = {3: "the disk of node 3 is full"}
     assert await look(rig) == ("diverged",)
-    await until(lambda: not rig.driver.can_propose(), "this node to hand over")
-    asked = [message.to for message in rig.network.sent if isinstance(message, TimeoutNow)]
-    assert asked == [2], "node 3 has as much, and the higher number"
+
+    def asked() -> list[int]:
+        return [message.to for message in rig.network.sent if isinstance(message, TimeoutNow)]
+
+    await until(lambda: bool(asked()), "this node to hand over")
+    assert asked() == [2], "node 3 has as much, and the higher number"
 
 
 async def test_a_leader_that_nobody_follows_leads_on_takes_no_writes_and_tries_again(rig: Rig, peers: Peers) -> None:
@@ -249,7 +252,7 @@ async def test_a_leader_that_nobody_follows_leads_on_takes_no_writes_and_tries_a
 async def test_it_sends_no_snapshot(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.node.snapshots.RETRY_S_MIN", 0.01)
     await applied(rig, put(FIRST), mark(MARK))
-    await until(lambda: rig.log_store.durable_index == MARK, "the log to be stored")
+    await until(lambda: rig.stable_index == MARK, "the log to be stored")
     assert await rig.driver.keeper.flushed() == MARK
     reports: list[tuple[int, int]] = []
     held = asyncio.Event()
@@ -290,7 +293,11 @@ async def test_the_leader_gives_an_index_to_compare_at_when_writes_leave_no_leaf
     refused = WriteRequest((Operation(Op.DELETE, "absent"),), "tester", "r")
     machine = rig.driver.applier.machine
     await rig.service.write(refused)
+    core = rig.driver.core
+    assert core is not None
+    last_index = core.state.log.last_index
     rig.publishing.publish_if_due()
+    assert core.state.log.last_index == last_index, "it is too early"
     assert machine.states[-1].raft_index < machine.applied_index
     rig.clock.ahead_s += UNSEEN_S_MAX
     for _ in range(2):  # the second finds nothing new
@@ -298,8 +305,6 @@ async def test_the_leader_gives_an_index_to_compare_at_when_writes_leave_no_leaf
         await until(lambda: machine.states[-1].raft_index == machine.applied_index, "an entry to compare at")
         rig.clock.ahead_s += UNSEEN_S_MAX
     assert machine.published.tree_size == 0
-    core = rig.driver.core
-    assert core is not None
     assert core.state.log.last_index == machine.applied_index
 
 

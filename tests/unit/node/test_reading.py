@@ -47,7 +47,7 @@ async def applied(rig: Rig, entries: list[Entry]) -> None:
     """All of them, and nothing of the key's values in memory: what is read comes from the file."""
     rig.take(entries, commit=entries[-1].index)
     await until(lambda: rig.driver.applier.applied_index == entries[-1].index, "the entries to be applied")
-    await until(lambda: rig.log_store.durable_index == entries[-1].index, "the log to be stored")
+    await until(lambda: rig.stable_index == entries[-1].index, "the log to be stored")
     assert await rig.driver.keeper.flushed() == entries[-1].index
     rig.ledger_store._memory.retire(entries[-1].index)
     while rig.ledger_store._memory.fresh:
@@ -183,7 +183,7 @@ async def test_history_from_memory_and_from_the_file_is_the_same(hot: Rig) -> No
     hot.take(entries, commit=entries[-1].index)
     await until(lambda: hot.driver.applier.applied_index == entries[-1].index, "the entries to be applied")
     from_memory = await page(hot, 4)
-    await until(lambda: hot.log_store.durable_index == entries[-1].index, "the log to be stored")
+    await until(lambda: hot.stable_index == entries[-1].index, "the log to be stored")
     assert await hot.driver.keeper.flushed() == entries[-1].index
     hot.ledger_store._memory.retire(entries[-1].index)
     assert await page(hot, 4) == from_memory
@@ -303,6 +303,7 @@ async def test_what_happens_between_two_turns_is_noticed(
 
 def edit(rig: Rig, statement: str) -> None:
     db = apsw.Connection(str(rig.directory / "ledger.db"))
+    db.set_busy_timeout(5000)  # the node writes to it, too
     db.execute(statement)
     db.close()
 

@@ -104,9 +104,10 @@ async def test_passes_come_by_themselves_at_their_interval(
 
 async def test_without_a_rate_none_comes_by_itself(make: Make, part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubbing, "START_DELAY_S", 0.0)
-    make(part)
-    for _ in range(20):
-        await asyncio.sleep(0)
+    make(part, interval_s=0.01)
+    other = Part(ScrubSlice(1000, 0.0))
+    make(other, rate=RATE, interval_s=0.01)
+    await until(lambda: other.passes >= 3, "passes of one that has a rate")
     assert part.passes == 0
 
 
@@ -216,7 +217,7 @@ async def test_who_waits_is_told_that_the_node_stops(part: Part, rig: Rig, regis
 async def test_the_stores_of_a_node_are_whole(rig: Rig) -> None:
     rig.take([put(n) for n in range(2, 60)], commit=59)
     await until(lambda: rig.driver.applier.applied_index == 59, "the entries to be applied")
-    await until(lambda: rig.log_store.durable_index == 59, "the log to be stored")
+    await until(lambda: rig.stable_index == 59, "the log to be stored")
     await rig.driver.keeper.flushed()
     running = asyncio.create_task(rig.scrubbing.run())
     figures = await asyncio.wait_for(rig.service.scrub(RATE, wait=True), WAIT_S)

@@ -159,7 +159,7 @@ def held(rig: Rig) -> int | None:
 async def test_a_copy_that_nobody_takes_is_dropped_after_a_while_and_the_log_with_it(
     rig: Rig, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.node.snapshots.PATIENCE_S", 0.3)
+    monkeypatch.setattr("appliance.node.snapshots.PATIENCE_S", 2.0)
     last = await write(rig, 2, 10)
     assert await sends.once() == 0
     assert outgoing(rig)
@@ -242,22 +242,22 @@ async def test_the_log_goes_on_where_the_snapshot_of_a_leader_under_load_ends(
     async def take(node_id: int, file: SnapshotFile, on_resume: Callable[[int], None]) -> None:
         sends.offered.append(file)
         on_their_way.set()
-        await load(rig, 100)
+        await load(rig, 40)
 
     rig.network.send_snapshot = take
     rig.network.reachable = {LEADER, FOLLOWER}
     await asyncio.wait_for(on_their_way.wait(), WAIT_S)
     (file,) = sends.offered
     await until(lambda: "snapshot.sent" in rig.log.events, "the snapshot to be taken")
-    await load(rig, 100)
+    await load(rig, 40)
     assert core.state.log.snapshot_index <= file.meta.index
     peers.hold(FOLLOWER, file.meta.index)
-    await load(rig, 100)
+    await load(rig, 40)
     assert core.state.log.snapshot_index <= file.meta.index
     peers.behind = set()
     await until(lambda: core.state.progress[FOLLOWER].match_index == core.state.log.last_index, "the rest of the log")
-    await load(rig, 100)
-    await until(lambda: core.state.log.snapshot_index > file.meta.index + 200, "a compaction")
+    await load(rig, 40)
+    await until(lambda: core.state.log.snapshot_index > file.meta.index + 80, "a compaction")
     assert len(sends.offered) == 1
     await asyncio.wait_for(rig.driver.stop(), WAIT_S)
 

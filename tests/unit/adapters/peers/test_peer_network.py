@@ -105,16 +105,18 @@ REFUSED = {
 @pytest.mark.parametrize("dialer", [1, 2], ids=["dials", "is dialed"])
 @pytest.mark.parametrize(("auth", "change", "reason"), REFUSED.values(), ids=REFUSED)
 async def test_refused(nodes: World, auth: str, change: dict[str, object], reason: str, dialer: int) -> None:
-    good = await nodes.node(1, auth, handshake_timeout_s=0.3).start()
-    bad = nodes.node(**{"node_id": 2, "auth": auth, "handshake_timeout_s": 0.3, **change})  # type: ignore[arg-type]
+    timeout_s = 0.3 if reason == "tls" else 5.0  # without TLS the one waits for the other
+    good = await nodes.node(1, auth, handshake_timeout_s=timeout_s).start()
+    limits = {"node_id": 2, "auth": auth, "handshake_timeout_s": timeout_s, **change}
+    bad = nodes.node(**limits)  # type: ignore[arg-type]
     await bad.start()
     first, second = (good, bad) if dialer == 1 else (bad, good)
     first.network.set_peers({9: second.raft_address})
     await until(lambda: reason in good.metrics.refused())
     if reason != "tls":  # the one without TLS only sees a connection that ends
         await until(lambda: reason in bad.metrics.refused())
-        assert bad.log.of("peer.refused")[0]["reason"] == reason
-    assert good.log.of("peer.refused")[0]["reason"] == reason
+        assert reason in {line["reason"] for line in bad.log.of("peer.refused")}
+    assert reason in {line["reason"] for line in good.log.of("peer.refused")}
     assert not good.hellos
     assert not bad.hellos
     assert not good.network.connected()
@@ -153,7 +155,9 @@ async def test_two_nodes_that_claim_one_id(nodes: World) -> None:
     one.network.send(heartbeat(1, 2))
     await until(lambda: two.received)
     assert not copy.received
+    lost = one.unreachable[2]
     await two.network.close()
+    await until(lambda: one.unreachable[2] > lost)
     await until(lambda: one.links_to(2))
     one.network.send(heartbeat(1, 2))
     await until(lambda: copy.received)
@@ -183,10 +187,10 @@ NOT_A_PEER = {
 
 @pytest.mark.parametrize(("sent", "reason"), NOT_A_PEER.values(), ids=NOT_A_PEER)
 async def test_what_is_no_peer_is_shown_out(nodes: World, sent: bytes, reason: str) -> None:
-    one = await nodes.node(1, handshake_timeout_s=0.2).start()
+    one = await nodes.node(1, handshake_timeout_s=0.2 if reason == "handshake_timeout" else 5.0).start()
     reader, writer = await asyncio.open_connection("127.0.0.1", one.network.port)
     writer.write(sent)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while await reader.read(1000):
             pass
     writer.close()
@@ -196,7 +200,7 @@ async def test_what_is_no_peer_is_shown_out(nodes: World, sent: bytes, reason: s
 
 
 async def test_connections_that_prove_nothing_are_bounded(nodes: World) -> None:
-    one = await nodes.node(1, handshakes_max=2, handshake_timeout_s=0.5).start()
+    one = await nodes.node(1, handshakes_max=2, handshake_timeout_s=2.0).start()
     held = [await asyncio.open_connection("127.0.0.1", one.network.port) for _ in range(3)]
     await until(lambda: "too_many" in one.metrics.refused())
     assert one.metrics.refused()["too_many"] == 1
@@ -275,13 +279,13 @@ async def test_who_shows_up_is_dialed_at_once_however_long_it_was_away(nodes: Wo
 
 
 async def test_a_link_that_falls_silent_counts_as_lost(nodes: World) -> None:
-    one = await nodes.node(1, ping_interval_s=0.05, idle_timeout_s=0.3).start()
+    one = await nodes.node(1, ping_interval_s=0.2, idle_timeout_s=1.0).start()
     proxy = await nodes.proxy(one.raft_address)
-    two = await nodes.node(2, ping_interval_s=0.05, idle_timeout_s=0.3).start(proxy.address)
+    two = await nodes.node(2, ping_interval_s=0.2, idle_timeout_s=1.0).start(proxy.address)
     await until(lambda: two.links_to(1) and one.links_to(2))
     link = two.network.outgoing(1)
     assert link is not None
-    stands_until_s = asyncio.get_running_loop().time() + 0.6
+    stands_until_s = asyncio.get_running_loop().time() + 2.0
     await until(lambda: asyncio.get_running_loop().time() > stands_until_s)
     assert link.alive, "pings keep a quiet link alive"
     proxy.flowing.clear()
@@ -290,9 +294,9 @@ async def test_a_link_that_falls_silent_counts_as_lost(nodes: World) -> None:
 
 
 async def test_a_stall_of_this_process_cuts_no_link(nodes: World) -> None:
-    one, two = await nodes.pair(ping_interval_s=0.05, idle_timeout_s=0.2)
+    one, two = await nodes.pair(ping_interval_s=0.2, idle_timeout_s=1.0)
     links = [one.network.outgoing(2), two.network.outgoing(1)]
-    time.sleep(0.4)  # noqa: ASYNC251 - the stall is what is tested
+    time.sleep(1.5)  # noqa: ASYNC251 - the stall is what is tested
     two.network.send(heartbeat(2, 1))
     await until(lambda: one.received)
     assert [one.network.outgoing(2), two.network.outgoing(1)] == links

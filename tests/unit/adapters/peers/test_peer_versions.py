@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import msgspec
 import pytest
@@ -11,6 +10,7 @@ from peer_harness import CLUSTER, Node, World, until
 
 from appliance.adapters.peer_protocol import Kind, Open, encode_frame
 from appliance.adapters.peer_seeking import seek_cluster
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.anyio
 OTHER = "f" * 32
@@ -23,9 +23,8 @@ def anyio_backend() -> object:
 
 def refused_address() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(1)
+    return f"127.0.0.1:{port}"
 
 
 SPEECHES = {

@@ -39,7 +39,9 @@ def collector() -> Iterator[Collector]:
 class Node:
     """A tracer, a log and metrics of one node."""
 
-    def __init__(self, directory: Path, node_id: int, endpoint: str, *, ratio: float = 1.0) -> None:
+    def __init__(
+        self, directory: Path, node_id: int, endpoint: str, *, ratio: float = 1.0, export_timeout_s: float = 10.0
+    ) -> None:
         self.registry = Registry(node_id)
         self.path = directory / f"scribe-node{node_id}.log"
         self.log = EcsLog(LoggingSettings(directory=str(directory), stdout=False), node_id, self.registry)
@@ -50,7 +52,7 @@ class Node:
             log=self.log,
             instruments=self.registry,
             chance=random.Random(node_id),
-            export_timeout_s=1.0,
+            export_timeout_s=export_timeout_s,
         )
 
     def events(self) -> list[str]:
@@ -144,7 +146,7 @@ def test_a_collector_that_refuses_is_reported_once_and_counted(tmp_path: Path, c
 def test_a_collector_that_is_gone_holds_nothing_up(tmp_path: Path, collector: Collector) -> None:
     url = collector.url
     collector.server.server_close()
-    node = Node(tmp_path, 1, url)
+    node = Node(tmp_path, 1, url, export_timeout_s=1.0)
     started_s = time.monotonic()
     for _ in range(5000):  # more than the queue holds
         node.tracer.record("apply", SAMPLED, 1, 2)
