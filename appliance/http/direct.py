@@ -132,7 +132,7 @@ class DirectProtocol(GatewayProtocol):
         self._note_head_complete()
         if self._upgrading:
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self.is_idle():
             hot = self._gateway.hot(self.parser.get_method(), self.url)
             if hot is not None and self._is_simple():
                 self._hot = hot
@@ -158,7 +158,7 @@ class DirectProtocol(GatewayProtocol):
         self._hot = None
         self._note_message_complete()
         path, _, query = self.url.partition(b"?")
-        cycle = DirectCycle(self._body, self.parser.should_keep_alive())
+        cycle = DirectCycle(self._body, self.parser.should_keep_alive() and not self._closing)
         self._body = b""
         self._direct = cycle
         self.cycle = cycle  # type: ignore[assignment]  # what uvicorn asks of a cycle is there
@@ -321,7 +321,7 @@ class DirectProtocol(GatewayProtocol):
         """Whether an answer is owed or a head is coming in, which has its own time; the rest of a body that was
         answered already is nothing to wait for.
         """
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.is_idle():
             return True
         return self._head_bytes >= 0 and not self._between
 

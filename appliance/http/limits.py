@@ -21,6 +21,9 @@ value that can be configured. Beyond it 503 `overloaded`. What the connections' 
 has 64 KiB and one read.
 """
 
+LAST_CALL_S: Final = 0.25
+"""How long an idle connection stays open when the server stops, for a request that is on its way."""
+
 LINGER_S: Final = 2.0
 """How long a connection on which a request was refused is kept for the client to read what was answered before."""
 

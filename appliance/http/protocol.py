@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from appliance.http.front import BODY_IS_HERE_SCOPE_KEY
-from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S, LINGER_S
+from appliance.http.limits import CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_S, LAST_CALL_S, LINGER_S
 from appliance.http.problems import problem
 from appliance.tables.errors import ApplianceError
 
@@ -59,7 +59,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._between = True  # requests: nothing has come yet of the next one
         self._refused = False
         self._refusal = b""  # that waits until the requests before it have been answered
-        self._linger_timer: TimerHandle | None = None
+        self._end_timer: TimerHandle | None = None  # after which the connection is closed
+        self._closing = False  # with the next answer
         self._upgrading = False  # the request that comes in asks for another protocol
         self._under_way: RequestResponseCycle | None = None  # others may wait behind it, so it need not be `cycle`
 
@@ -75,9 +76,9 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and what waits on it; what is under way is told."""
         self._stop_head_timer()
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
         self.pipeline.clear()
         self._tell_gone(self._under_way)
         super().connection_lost(exc)
@@ -170,6 +171,24 @@ class GatewayProtocol(HttpToolsProtocol):
         self._send_refusal_if_due()
         super().on_response_complete()
 
+    def shutdown(self) -> None:
+        """The server stops. A connection in use is closed with its next answer, and an idle one after a while, in which
+        a request may come that was sent already: it would be lost with the connection.
+        """
+        self._closing = True
+        if self.is_idle():
+            self._end_timer = self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def is_idle(self) -> bool:
+        """Whether no answer is owed."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        self._end_timer = None
+        super().shutdown()
+
     def make_scope(self) -> None:
         """What uvicorn does when a request begins."""
         self._framing_bytes = 0
@@ -178,6 +197,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def start_cycle(self) -> None:
         """What uvicorn does when a head is complete."""
         super().on_headers_complete()
+        if self._closing:
+            self.cycle.keep_alive = False
 
     def _note_begin(self) -> None:
         self._head_bytes = self._foreign_bytes = 0
@@ -276,8 +297,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        if self._linger_timer is None:
-            self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,8 @@ from tests.ports import free_base_port
 START_S = 30.0
 STEP_S = 0.05
 NODES = 3
+CLIENT_S = 15.0  # no answer may take longer
+PASSING = frozenset({"no_leader", "no_quorum", "not_committed", "shutting_down", "overloaded"})  # surely not done
 PROGRAM = (str(Path(sys.executable).with_name("scribe-node")),)
 T = TypeVar("T")
 
@@ -61,7 +65,19 @@ class Cluster:
         lines = self.files.credentials.read_text().splitlines()
         self.credentials = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
         self.key = self.credentials["APPLIANCE_API_KEY"]
-        self.client = httpx.Client(headers={"X-API-Key": self.key}, timeout=15.0)
+        self._clients: list[httpx.Client] = []
+        self._own = threading.local()
+
+    @property
+    def client(self) -> httpx.Client:
+        """Of this thread. Threads that share one may lose answers: its pool closes, as one too many, a connection that
+        another thread has just been given (six of 35,000 requests of 40 threads).
+        """
+        if not hasattr(self._own, "client"):
+            self._own.client = httpx.Client(headers={"X-API-Key": self.key}, timeout=CLIENT_S)
+            self._clients.append(self._own.client)
+        client: httpx.Client = self._own.client
+        return client
 
     def url(self, node: int, path: str = "") -> str:
         return self.files.urls[node - 1] + path
@@ -110,7 +126,8 @@ class Cluster:
         for process in self.processes.values():
             process.kill()
             process.wait()
-        self.client.close()
+        for client in self._clients:
+            client.close()
 
     # -- what nodes say
 
@@ -120,12 +137,39 @@ class Cluster:
     def put(self, node: int, key: str, value: bytes, **options: Any) -> httpx.Response:
         return self.client.put(self.url(node, f"/kv/{key}"), content=value, **options)
 
+    def write(self, node: int, key: str, value: bytes) -> httpx.Response:
+        """Put a value through a node, repeated until it is acknowledged; it is one write all the same."""
+        return self._written("PUT", self.url(node, f"/kv/{key}"), content=value)
+
+    def write_batch(self, node: int, operations: Sequence[Mapping[str, Any]]) -> httpx.Response:
+        """A batch through a node, repeated as `write` does."""
+        return self._written("POST", self.url(node, "/batch"), json={"operations": operations})
+
+    def _written(self, method: str, url: str, **content: Any) -> httpx.Response:
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+
+        def attempt() -> httpx.Response | None:
+            try:
+                answer = self.client.request(method, url, headers=headers, **content)
+            except (httpx.NetworkError, httpx.RemoteProtocolError):  # not a time-out: a node answers in time
+                return None
+            if answer.status_code == 200:
+                return answer
+            assert answer.json()["code"] in PASSING | {"outcome_unknown"}, answer.text
+            return None
+
+        return await_value(attempt, f"{url} to be written")
+
     def health(self, node: int) -> dict[str, Any] | None:
         try:
             response = self.get(node, "/health", timeout=2.0)
         except httpx.TransportError:
             return None
         return response.json() if response.status_code == 200 else None
+
+    def alarms(self, node: int) -> list[str]:
+        """What a node raises alarm about, healthy or not: its health may be a 503 while leadership moves."""
+        return list(self.get(node, "/health").json()["alarms"])
 
     def is_running(self, node: int) -> bool:
         process = self.processes.get(node)
@@ -148,9 +192,13 @@ class Cluster:
 
         return await_value(find, "a leader", timeout_s)
 
-    def followers(self) -> list[int]:
+    def roles(self) -> tuple[int, list[int]]:
+        """The node that leads and the other running ones, from one look."""
         leader = self.leader()
-        return [n for n in self.processes if n != leader]
+        return leader, [n for n in self.processes if n != leader]
+
+    def followers(self) -> list[int]:
+        return self.roles()[1]
 
     def wait_answers(self, *nodes: int) -> None:
         """Until these nodes answer, healthy or not: one that is no member yet is not."""

@@ -1,22 +1,23 @@
-"""The command `appliance cluster recover` on the nodes of a test, and where their data are."""
+"""The command `appliance cluster recover` on the nodes of a test, and what is said until all is well again."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
+import httpx
 import msgspec
 
 from appliance.cli.shapes import Recovered
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import Cluster, await_value
+from tests.cluster.programs import APPLIANCE, Bundle
 
 COMMAND_S = 60.0
+AGREE_S = 90.0
 
 
 def recover(cluster: Cluster, node: int, *options: str) -> subprocess.CompletedProcess[bytes]:
     config = str(cluster.files.configs[node - 1])
-    command = [str(Path(sys.executable).with_name("appliance")), "cluster", "recover", "--config", config]
+    command = [APPLIANCE, "cluster", "recover", "--config", config]
     return subprocess.run([*command, "-o", "json", *options], capture_output=True, timeout=COMMAND_S, check=False)
 
 
@@ -33,5 +34,23 @@ def refused(cluster: Cluster, node: int, *options: str) -> str:
 
 
 def reasons(cluster: Cluster, node: int) -> str:
-    response = cluster.get(node, "/health", timeout=2.0)
-    return " ".join(response.json().get("reasons", []))
+    """Why a node is not healthy; empty when it is, or does not answer."""
+    try:
+        response = cluster.get(node, "/health", timeout=2.0)
+    except httpx.TransportError:
+        return ""
+    return " ".join(response.json().get("reasons", ()))
+
+
+def await_agreement(bundle: Bundle, nodes: int) -> None:
+    """Until `appliance status` ends with 0 and shows so many nodes that are healthy and agree."""
+
+    def agrees() -> bool:
+        command = [APPLIANCE, "--dir", str(bundle.state), "status", "-o", "json"]
+        done = subprocess.run(command, capture_output=True, timeout=COMMAND_S, check=False)
+        if done.returncode != 0:
+            return False
+        status = msgspec.json.decode(done.stdout)
+        return (len(status["nodes"]), status["agreement"], status["healthy"]) == (nodes, "agree", True)
+
+    await_value(agrees, f"{nodes} nodes to agree", AGREE_S)

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from tests.cluster.chaos import await_back, incarnation, wipe
-from tests.cluster.harness import Cluster, await_value, running_cluster
+from tests.cluster.harness import PASSING, Cluster, await_value, running_cluster
 from tests.cluster.writer import Writer
 
 CHANGE_S = 60.0
-PASSING = {"no_leader", "no_quorum", "not_committed", "shutting_down", "overloaded"}  # surely not done: sent again
+CONFLICTS = ("would lose its quorum", "did not take over", "took over", "Ask again")  # that may pass
 
 
 def ask(cluster: Cluster, node: int, path: str, **body: Any) -> httpx.Response:
@@ -28,16 +28,41 @@ def address(cluster: Cluster, node: int) -> str:
     return cluster.url(node).removeprefix("http://")
 
 
+def change(cluster: Cluster, through: int, path: str, **body: Any) -> dict[str, Any]:
+    """Ask until it is done; a node that has only just been heard of, or a leader that has, may not do it yet."""
+
+    def find() -> dict[str, Any] | None:
+        response = ask(cluster, through, path, **body)
+        if response.status_code == 200:
+            return response.json()
+        problem = response.json()
+        passing = problem["code"] in PASSING or any(text in problem["detail"] for text in CONFLICTS)
+        assert passing, response.text
+        return None
+
+    return await_value(find, f"{path} to be done", CHANGE_S)
+
+
 def add(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
-    response = ask(cluster, through, "/cluster/nodes/add", node_id=node, address=address(cluster, node))
-    assert response.status_code == 200, response.text
-    return response.json()
+    return change(cluster, through, "/cluster/nodes/add", node_id=node, address=address(cluster, node))
 
 
 def remove(cluster: Cluster, through: int, node: int) -> dict[str, Any]:
-    response = ask(cluster, through, "/cluster/nodes/remove", node_id=node)
-    assert response.status_code == 200, response.text
-    return response.json()
+    return change(cluster, through, "/cluster/nodes/remove", node_id=node)
+
+
+def await_voters(cluster: Cluster, node: int, expected: set[int]) -> None:
+    await_value(lambda: cluster.voters(node) == expected, f"node {node} to see the voters {expected}", CHANGE_S)
+
+
+def await_removed(cluster: Cluster, node: int) -> None:
+    """Until a node that runs on says that it was removed."""
+
+    def says() -> bool:
+        health = cluster.get(node, "/health")
+        return health.status_code == 503 and "removed from the cluster" in health.text
+
+    await_value(says, f"node {node} to say that it was removed", CHANGE_S)
 
 
 @contextmanager
@@ -56,23 +81,21 @@ def test_from_one_to_three_to_five_to_three_under_load(tmp_path: Path) -> None:
                 answer = add(cluster, 1, node)
                 assert (answer["role"], answer["changed"]) == ("voter", True)
                 writer.wait(50)
-            assert cluster.voters(3) == {1, 2, 3, 4, 5}
+            await_voters(cluster, 3, {1, 2, 3, 4, 5})
             first = cluster.leader()
             through = next(n for n in cluster.processes if n != first)
             assert remove(cluster, through, first)["role"] == "removed"
             assert cluster.leader() != first
+            await_removed(cluster, first)
+            cluster.stop(first)  # a write there waits for a leader in vain
             writer.wait(50)
-            health = cluster.get(first, "/health")
-            assert health.status_code == 503
-            assert "removed from the cluster" in health.text
-            cluster.stop(first)
             second = cluster.followers()[0]
             remove(cluster, cluster.leader(), second)
             cluster.stop(second)
             writer.wait(50)
         left = set(cluster.processes)
         assert len(left) == 3
-        assert cluster.voters(min(left)) == left
+        await_voters(cluster, min(left), left)
         cluster.agree()
         writer.check(min(left))
 
@@ -86,8 +109,8 @@ def test_acknowledged_writes_survive_every_change(tmp_path: Path) -> None:
             add(cluster, 2, 4)
             for node in (1, 2, 3):
                 remove(cluster, 4, node)
-                writer.wait(20)
                 cluster.stop(node)
+                writer.wait(20)
         assert cluster.leader() == 4
         writer.check(4)
 
@@ -161,18 +184,28 @@ def test_two_of_three_wiped_in_turn_while_the_third_keeps_everything(cluster: Cl
     writer.check(1)
 
 
+def metric(cluster: Cluster, node: int, name: str) -> float | None:
+    """A metric of a node; None while it has none of this name."""
+    lines = cluster.get(node, "/metrics/prometheus").text.splitlines()
+    return next((float(line.removeprefix(f"{name} ")) for line in lines if line.startswith(f"{name} ")), None)
+
+
+def lag_of(node: int) -> str:
+    return f'scribe_raft_peer_lag_entries{{peer="{node}"}}'
+
+
 def test_a_node_that_was_removed_while_it_was_down_says_so_and_disturbs_nobody(cluster: Cluster) -> None:
-    leader, gone = cluster.leader(), cluster.followers()[0]
+    leader, (gone, _) = cluster.roles()
     cluster.kill(gone)
+    cluster.write(leader, "lacked", b"x")
+    await_value(lambda: (metric(cluster, leader, lag_of(gone)) or 0) > 0, "the leader to see that it lags")
     assert remove(cluster, leader, gone)["changed"] is True
-    lag = f'scribe_raft_peer_lag_entries{{peer="{gone}"}} 0'
-    await_value(lambda: lag in cluster.get(leader, "/metrics/prometheus").text, "the leader to forget it")
-    before = cluster.health(leader)
+    await_value(lambda: metric(cluster, leader, lag_of(gone)) == 0, "the leader to forget it")
     cluster.start(gone)
     cluster.wait_answers(gone)
 
     def says() -> str | None:
-        reasons = cluster.get(gone, "/health").json()["reasons"]
+        reasons = cluster.get(gone, "/health").json().get("reasons", ())
         return next((reason for reason in reasons if "removed from the cluster" in reason), None)
 
     reason = await_value(says, "it to say that it was removed")
@@ -182,12 +215,9 @@ def test_a_node_that_was_removed_while_it_was_down_says_so_and_disturbs_nobody(c
     refused = cluster.put(gone, "refused", b"x").json()  # after two election time-outs
     assert refused["code"] == "no_leader"
     assert reason.partition(",")[0] in refused["detail"]
-    after = cluster.health(leader)
-    assert before is not None
-    assert after is not None
-    assert (after["leader_id"], after["term"]) == (before["leader_id"], before["term"])
+    assert metric(cluster, gone, "scribe_raft_elections_total") == 0
     assert says() is not None
-    assert cluster.put(leader, "kept", b"x").status_code == 200
+    cluster.write(leader, "kept", b"x")
     assert add(cluster, leader, gone)["changed"] is True
     cluster.wait_healthy(gone)
     cluster.agree()
@@ -195,16 +225,12 @@ def test_a_node_that_was_removed_while_it_was_down_says_so_and_disturbs_nobody(c
 
 
 def test_leadership_is_handed_to_whom_one_names(cluster: Cluster) -> None:
-    leader = cluster.leader()
-    target, other = cluster.followers()
-    answer = ask(cluster, other, "/cluster/leader/transfer", node_id=target)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["leader_id"] == target
+    leader, (target, other) = cluster.roles()
+    answer = change(cluster, other, "/cluster/leader/transfer", node_id=target)
+    assert answer["leader_id"] == target
     assert cluster.leader() == target
-    again = ask(cluster, leader, "/cluster/leader/transfer", node_id=target)
-    assert (again.status_code, again.json()["changed"]) == (200, False)
-    anybody = ask(cluster, target, "/cluster/leader/transfer")
-    assert (anybody.status_code, anybody.json()["changed"]) == (200, True)
+    assert change(cluster, leader, "/cluster/leader/transfer", node_id=target)["changed"] is False
+    assert change(cluster, target, "/cluster/leader/transfer")["changed"] is True
     assert cluster.leader() != target
 
 
@@ -256,14 +282,13 @@ def test_adding_and_removing_twice_is_doing_it_once(four: Cluster) -> None:
 
 
 def test_the_live_quorum_is_not_given_away(cluster: Cluster) -> None:
-    down, other = cluster.followers()
-    leader = cluster.leader()
+    leader, (down, other) = cluster.roles()
     cluster.kill(down, signal.SIGKILL)
 
     def refusal() -> httpx.Response | None:
         answer = ask(cluster, leader, "/cluster/nodes/remove", node_id=other)
-        assert answer.status_code == 409, answer.text
-        return answer
+        assert answer.status_code in {409, 503}, answer.text
+        return answer if answer.status_code == 409 else None
 
     answer = await_value(refusal, "a refusal")
     refused(answer, "would lose its quorum", f"Start node {down} first", f"`appliance cluster remove {down}`")

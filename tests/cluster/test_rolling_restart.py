@@ -24,5 +24,6 @@ def test_a_rolling_restart_loses_no_request_of_a_client_that_retries(settings: d
         print(f"longest time without an acknowledged write: {chaos.gaps_s[0]:.3f} s")
         assert not chaos.violations
         assert not chaos.gave_up
+        assert not chaos.undecided
         assert not chaos.unknown["restart"]
         assert chaos.acknowledged > 100

@@ -15,8 +15,8 @@ def test_one_write_one_trace_over_three_nodes(tmp_path: Path) -> None:
     settings = {"SCRIBE_TELEMETRY__OTLP_ENDPOINT": collector.url, "SCRIBE_TELEMETRY__SAMPLE_RATIO": "0"}
     try:
         with running_cluster(tmp_path, settings) as cluster:
-            leader, (first, second) = cluster.leader(), cluster.followers()
-            cluster.put(first, "untraced", b"x")
+            leader, (first, second) = cluster.roles()
+            cluster.write(first, "untraced", b"x")
             cluster.put(first, "traced", b"x", headers={"traceparent": TRACEPARENT})
 
             def traced() -> dict[str, set[str]] | None:

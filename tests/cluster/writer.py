@@ -6,7 +6,7 @@ import threading
 
 import httpx
 
-from tests.cluster.harness import Cluster, await_value
+from tests.cluster.harness import CLIENT_S, STEP_S, Cluster, await_value
 
 WAIT_S = 60.0
 
@@ -28,6 +28,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run)
         self.acknowledged: list[str] = []
         self.unexpected: list[str] = []
+        self._errors: list[Exception] = []
 
     def __enter__(self) -> Writer:
         self._thread.start()
@@ -36,13 +37,24 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+        if self._errors:
+            raise self._errors[0]
 
     def _run(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self._errors.append(error)  # for whoever waits for the end of this thread
+
+    def _write(self) -> None:
         number = 0
-        with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=15.0) as client:
+        with httpx.Client(headers={"X-API-Key": self._cluster.key}, timeout=CLIENT_S) as client:
             while not self._end.is_set():
                 number += 1
                 nodes = sorted(self._cluster.processes) if self._node is None else [self._node]
+                if not nodes:
+                    self._end.wait(STEP_S)
+                    continue
                 node = nodes[number % len(nodes)]
                 key = f"{self._name}-{number}"
                 try:
@@ -64,5 +76,16 @@ class Writer:
         assert not self.unexpected
         assert len(self.acknowledged) >= 20
         for node in nodes or self._cluster.processes:
-            lost = [key for key in self.acknowledged if self._cluster.get(node, f"/kv/{key}").content != key.encode()]
+            lost = [key for key in self.acknowledged if not self._is_there(node, key)]
             assert not lost
+
+    def _is_there(self, node: int, key: str) -> bool:
+        """Whether a node holds what was written; one that cannot tell at the moment is asked again."""
+
+        def read() -> httpx.Response | None:
+            answer = self._cluster.get(node, f"/kv/{key}")
+            assert answer.status_code in {200, 404, 503}, answer.text
+            return answer if answer.status_code != 503 else None
+
+        answer = await_value(read, f"node {node} to read {key}")
+        return answer.status_code == 200 and answer.content == key.encode()

@@ -87,11 +87,28 @@ class Stack:
         return read_env_file(path)
 
     def appliance(self, directory: Path, *words: str) -> Any:
-        """Run the program over this stack, with its state in a directory; answers its JSON."""
+        """Run the program over this stack, with its state in a directory; answers its JSON. It must end with 0."""
+        done = self._run(directory, *words)
+        assert done.returncode == 0, f"{words}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        return json.loads(done.stdout)
+
+    def await_agreement(self, directory: Path, nodes: int) -> None:
+        """Until `appliance status` ends with 0 and shows so many nodes that agree."""
+
+        def agrees() -> bool:
+            done = self._run(directory, "status")
+            if done.returncode != 0:
+                return False
+            status = json.loads(done.stdout)
+            return (len(status["nodes"]), status["agreement"]) == (nodes, "agree")
+
+        eventually(f"{nodes} nodes that agree", agrees, 90)
+
+    def _run(self, directory: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
         directory.mkdir(exist_ok=True)
         if not (directory / "credentials.env").exists():
             self.credentials(directory)
-        done = subprocess.run(
+        return subprocess.run(
             [APPLIANCE, "--dir", str(directory), "--output", "json", *words],
             env={**os.environ, **self.compose.environ, "COMPOSE_FILE": os.pathsep.join(FILES)},
             stdin=subprocess.DEVNULL,
@@ -99,8 +116,6 @@ class Stack:
             timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
-        assert done.returncode == 0, f"{words}\n{done.stdout.decode()}\n{done.stderr.decode()}"
-        return json.loads(done.stdout)
 
     def prometheus(self, path: str) -> Any:
         url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/{path}"

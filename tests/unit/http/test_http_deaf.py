@@ -128,3 +128,25 @@ async def test_who_leaves_is_noticed_by_what_is_under_way_and_not_by_the_last_th
         wire.protocols[-1].transport.abort()  # what the next write on it would find out
         await asyncio.wait_for(rig.audit.cancelled.wait(), 10)
         assert not wire.protocols[-1].pipeline
+
+
+async def test_a_request_that_was_on_its_way_when_the_server_stops_is_answered(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that asks all the time has its connection closed with an answer, and never under a request."""
+    monkeypatch.setattr("appliance.http.protocol.LAST_CALL_S", 2.0)
+    async with running() as rig, connected(wire, rig.port) as client, connected(wire, rig.port) as other:
+        for connection in (client, other):
+            await connection.segment(Asked("PUT", "/kv/a", body=b"v").plain())
+            assert (await connection.answer()).status == 200
+        stopping = asyncio.create_task(rig.server.stop(5.0))
+        await until(lambda: all(protocol._closing for protocol in wire.protocols))
+        put = Asked("PUT", "/kv/b", body=b"v").plain()
+        await client.segment(put)
+        await other.segment(put[:-1])
+        await other.segment(put[-1:])
+        for connection in (client, other):
+            answer = await connection.answer()
+            assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
+            assert await connection.end() == b""
+        await asyncio.wait_for(stopping, 10)
