@@ -130,6 +130,8 @@ class DirectProtocol(GatewayProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete: decide which way the request goes."""
         self._note_head_complete()
+        if self.transport.is_closing():  # with the answer before, which said so
+            raise StopParserError
         if self._upgrading:
             return
         if self.is_idle():
@@ -187,7 +189,7 @@ class DirectProtocol(GatewayProtocol):
         for name, value in headers:
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = self.parser.get_http_version() != "1.0"  # which knows none: RFC 9110, 10.1.1
-            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 self._refuse("bad_request", "No transfer coding is known here but chunked.")
                 raise StopParserError
         self.start_cycle()

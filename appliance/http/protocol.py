@@ -62,6 +62,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._end_timer: TimerHandle | None = None  # after which the connection is closed
         self._closing = False  # with the next answer
         self._upgrading = False  # the request that comes in asks for another protocol
+        self._begun = False  # the request that comes in has a cycle
         self._under_way: RequestResponseCycle | None = None  # others may wait behind it, so it need not be `cycle`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,7 +178,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """
         self._closing = True
         if self.is_idle():
-            self._end_timer = self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+            if self._end_timer is None:
+                self._end_timer = self.loop.call_later(LAST_CALL_S, self._close_if_idle)
         else:
             super().shutdown()
 
@@ -197,12 +199,13 @@ class GatewayProtocol(HttpToolsProtocol):
     def start_cycle(self) -> None:
         """What uvicorn does when a head is complete."""
         super().on_headers_complete()
+        self._begun = True
         if self._closing:
             self.cycle.keep_alive = False
 
     def _note_begin(self) -> None:
         self._head_bytes = self._foreign_bytes = 0
-        self._between = False
+        self._between = self._begun = False
 
     def _note_head_complete(self) -> None:
         if self._head_bytes + self._chunk_bytes > HEAD_BYTES_MAX and self._is_head_too_long():
@@ -269,16 +272,16 @@ class GatewayProtocol(HttpToolsProtocol):
         lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(response.body), response.body]
         self._refusal = b"".join(lines)
         cycle = self.cycle  # of the request that began last
-        in_body = not self._between and self._head_bytes < 0
+        in_body = self._begun and not self._between
         if cycle is None or (cycle.response_complete and not in_body):
             self._send_refusal_if_due()
-        elif cycle.response_complete:  # it was answered before its body was there: one answer is all that it gets
+        elif in_body and not self.pipeline:  # it was answered before its body was there, or is not at all
+            self._refusal = b""
+            cycle.waiting_for_100_continue = False
+            self._tell_gone(cycle)
             self._close_in_stages()
-        elif cycle.more_body:  # which never comes
-            if not self.pipeline:
-                self._close_in_stages()
-            else:
-                self.pipeline.popleft()
+        elif in_body:
+            self.pipeline.popleft()
 
     def _send_refusal_if_due(self) -> None:
         """Send the refusal that waits, if there is one and no request waits before it."""
@@ -297,8 +300,9 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        if self._end_timer is None:
-            self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle

@@ -150,3 +150,34 @@ async def test_a_request_that_was_on_its_way_when_the_server_stops_is_answered(
             assert (answer.status, answer.headers[b"connection"]) == (200, b"close")
             assert await connection.end() == b""
         await asyncio.wait_for(stopping, 10)
+
+
+async def test_nothing_is_done_behind_an_answer_that_closes(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told so sends it again elsewhere."""
+    monkeypatch.setattr("appliance.http.protocol.LAST_CALL_S", 2.0)
+    async with running() as rig, connected(wire, rig.port) as client:
+        await client.segment(Asked("GET", "/kv/a").plain())
+        assert (await client.answer()).status == 404
+        stopping = asyncio.create_task(rig.server.stop(5.0))
+        await until(lambda: wire.protocols[-1]._closing)
+        for behind in (Asked("PUT", "/kv/b", body=b"v").plain(), Asked("PUT", "/kv/b", body=b"v").chunked()):
+            wire.protocols[-1].data_received(Asked("GET", "/kv/%zz").plain() + behind)
+        assert (await client.answer()).headers[b"connection"] == b"close"
+        assert await client.end() == b""
+        assert rig.node.requests == []
+        await asyncio.wait_for(stopping, 10)
+
+
+async def test_a_refusal_in_the_last_call_ends_the_connection(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.http.protocol.LAST_CALL_S", 0.3)
+    monkeypatch.setattr("appliance.http.protocol.LINGER_S", 0.5)
+    async with running() as rig, connected(wire, rig.port) as client:
+        await client.segment(Asked("GET", "/kv/a").plain())
+        assert (await client.answer()).status == 404
+        protocol = wire.protocols[-1]
+        stopping = asyncio.create_task(rig.server.stop(30.0))
+        await until(lambda: protocol._closing)
+        await client.segment(Asked("PUT", "/kv/a", ("Transfer-Encoding: chunked",)).head())
+        await client.segment(b"ZZ\r\n")
+        await until(lambda: protocol not in protocol.connections)  # the client keeps its side open
+        await asyncio.wait_for(stopping, 10)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from http_rig import Rig, assert_problem, fresh_key, running
+from http_rig import Rig, assert_problem, fresh_key, read_reply, running, until
 from http_strict import Asked, Client, Wire, connected, watched
 
 pytestmark = pytest.mark.anyio
@@ -74,11 +74,54 @@ async def test_nothing_is_done_of_a_request_for_an_upgrade_that_breaks_off(wire:
         assert rig.node.requests == []
 
 
-@pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "gzip"])
-async def test_an_encoded_body_is_not_stored_as_it_is(shared: Rig, coding: str) -> None:
-    head = f"PUT /kv/a HTTP/1.1\r\nhost: x\r\nx-api-key: admin-key\r\ntransfer-encoding: {coding}\r\n\r\n"
-    (reply,) = await shared.bytes(head.encode() + b"1\r\nx\r\n0\r\n\r\n", replies=1)
-    assert_problem(reply, 400, "bad_request")
+@pytest.mark.parametrize("before", [0, 1], ids=["at first", "behind another"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(
+            f"PUT /kv/a HTTP/1.1\r\ntransfer-encoding: {coding}"
+            for coding in ("gzip, chunked", "identity, chunked", "gzip")
+        ),
+        "PUT /kv/a HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\ntransfer-encoding: gzip, chunked",
+        "CONNECT a:1 HTTP/1.1",
+        "GET http://a:b/ HTTP/1.1",
+    ],
+)
+async def test_what_is_refused_at_its_head_is_told_so_once(shared: Rig, wire: Wire, head: str, before: int) -> None:
+    """An encoded body is not stored as it is, for one."""
+    async with connected(wire, shared.port) as client:
+        for _ in range(before):
+            await client.segment(Asked("PUT", f"/kv/{fresh_key()}", body=b"v").plain())
+            assert (await client.answer()).status == 200
+        await client.segment(f"{head}\r\nhost: x\r\nx-api-key: admin-key\r\n\r\n1\r\nx\r\n0\r\n\r\n".encode())
+        reader = asyncio.StreamReader()
+        reader.feed_data(await client.end())
+        reader.feed_eof()
+        assert_problem(await read_reply(reader), 400, "bad_request")
+        assert await reader.read() == b""
+
+
+async def test_white_space_behind_a_coding_is_none_of_it(shared: Rig, wire: Wire) -> None:
+    async with connected(wire, shared.port) as client:
+        await client.segment(Asked("PUT", f"/kv/{fresh_key()}", ("Transfer-Encoding: chunked ",)).head())
+        await client.segment(b"1\r\nx\r\n0\r\n\r\n")
+        assert (await client.answer()).status == 200
+        await client.nothing_left()
+
+
+@pytest.mark.parametrize("key", ["wrong", "admin"])
+async def test_a_body_that_breaks_is_no_fault_of_the_node(
+    wire: Wire, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    async with running() as rig:
+        async with connected(wire, rig.port) as client:
+            asked = Asked("PUT", "/kv/a", ("Transfer-Encoding: chunked", "Expect: 100-continue"), key=key)
+            await client.segment(asked.head() + b"ZZ\r\n")
+            assert await client.end() == b""
+        await until(lambda: not rig.server._server.server_state.tasks)  # type: ignore[union-attr]
+        assert rig.log.of("http.error") == []
+        assert [record for record in caplog.records if record.name == "uvicorn.error"] == []
+        assert rig.node.requests == []
 
 
 async def test_a_client_of_http_1_0_gets_no_interim_answer(shared: Rig) -> None:
