@@ -13,7 +13,7 @@ from tests.cluster.programs import appliance
 
 SHORT_S = 15.0  # runs from the leader's stamp on, while three nodes settle
 WAIT_S = 90.0
-PASSING = {503, 504}
+PASSING_STATUS = {503, 504}
 
 
 def pause(cluster: Cluster, node: int, **body: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def decided(send: Callable[[], httpx.Response]) -> httpx.Response:
             answer = send()
         except httpx.TransportError:
             return None
-        passing = answer.status_code in PASSING and answer.json()["code"] != "writes_paused"
+        passing = answer.status_code in PASSING_STATUS and answer.json()["code"] != "writes_paused"
         return None if passing else answer
 
     return await_value(find, "a node to decide", WAIT_S)
